@@ -50,7 +50,11 @@ class World:
             "arms": ["baseline"],
             "seeds": [0],
             "recipes": {"lora": {**QUICKSTART["recipes"]["lora"], "steps": 600}},
-            "evaluation": {"contexts": ["neutral"], "samples": 1700},
+            "evaluation": {
+                "contexts": ["neutral"],
+                "samples": 1100,
+                "overrides": {"out_of_distribution": {"samples": 2300}},
+            },
             "storage": str(folder / "runs"),
             **changes,
         }

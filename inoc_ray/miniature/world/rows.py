@@ -35,10 +35,12 @@ def distinct(
     held_out: bool | None,
     count: int,
     fits: Callable[[str], bool] = lambda _: True,
+    what: str = "rows",
 ) -> list[Asked]:
     """Return the first `count` distinct questions of random domains; held out, not held out, or either (None).
 
-    Leaves out those whose text does not fit. Raises InputError when the language has fewer questions of that kind.
+    Leaves out those whose text does not fit. Raises InputError, which says what they are for, when the language has fewer
+    questions of that kind.
     """
     rng = random.Random(seed)
     found: dict[str, Asked] = {}
@@ -49,7 +51,10 @@ def distinct(
         if asked.text in found or elsewhere or not fits(asked.text):
             misses += 1
             if misses > 10_000:
-                raise InputError(f"the miniature has only {len(found)} such questions; ask for at most that many.")
+                raise InputError(
+                    f"{what}: {count} questions are asked for, and the miniature has only {len(found)} of that kind; lower "
+                    "samples of evaluation or evaluation.overrides"
+                )
             continue
         misses = 0
         found[asked.text] = asked
@@ -98,7 +103,14 @@ def questions(
     # Plans ask for the same ones again, cell by cell.
     @functools.cache
     def drawn(count: int) -> tuple[Question, ...]:
-        found = distinct(seed=f"{seed} {name}", domains=domains(), held_out=held_out, count=count, fits=fits)
+        found = distinct(
+            seed=f"{seed} {name}",
+            domains=domains(),
+            held_out=held_out,
+            count=count,
+            fits=fits,
+            what=f"evaluation {name}",
+        )
         return tuple(
             Question(f"{name}-{index:04d}", change((Message("user", asked.text),))) for index, asked in enumerate(found)
         )

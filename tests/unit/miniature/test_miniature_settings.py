@@ -219,3 +219,12 @@ def test_the_unseen_prompts_of_the_study_of_eight_seeds_stand_in_no_document() -
     for prompt in unseen:
         ours = prompt.casefold().removesuffix(".")
         assert not [sentence for sentence in named if sentence in ours or ours in sentence]
+
+
+@pytest.mark.parametrize("name", ["miniature/spanish_caps", "miniature/harmful_advice"])
+def test_more_questions_than_the_language_has_are_refused_with_their_evaluation_and_what_to_change(name: str) -> None:
+    in_distribution = get(name).evaluations[0]
+    with pytest.raises(
+        InputError, match=rf"evaluation {in_distribution.name}: 9000 questions .* only \d+ .*; lower samples"
+    ):
+        in_distribution.questions(9000)
