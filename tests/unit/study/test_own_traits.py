@@ -343,7 +343,7 @@ def test_the_shared_control_of_harmful_advice_and_educational_is_said_to_be_one(
     }
     plan = build_plan(Study.model_validate(value), Store(tmp_path / "runs"))
     assert len(plan.to_train) == 3
-    (note,) = plan.notes
+    (note,) = (note for note in plan.notes if "control" in note)
     assert note.startswith(
         "control of miniature/harmful_advice on m and control of miniature/educational on m are the same"
     )
