@@ -1,6 +1,6 @@
 """A command plans once: what costs (rows, models, questions) is read at its beginning, the store as often as it changes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import run_study
+from inoc_ray.store.samples import Part
 from inoc_ray.store.store import Store
 
 NAME = "rows_counted"
@@ -92,15 +93,16 @@ def test_a_refreshed_plan_of_some_evaluations_still_counts_all_samples(tmp_path)
 
 
 class Watched(Store):
-    """A store that notes of which cells it was asked how many samples it holds."""
+    """A store that notes of which cells it was asked what samples it holds."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.looks: list[tuple[str, str]] = []
 
-    def stored_samples(self, trial_id: str, evaluation_id: str) -> int:
-        self.looks.append((trial_id, evaluation_id))
-        return super().stored_samples(trial_id, evaluation_id)
+    def parts_of(self, cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Part]]:
+        asked = list(cells)
+        self.looks += asked
+        return super().parts_of(asked)
 
 
 def test_only_cells_of_what_was_evaluated_are_looked_up_and_each_once(tmp_path):
