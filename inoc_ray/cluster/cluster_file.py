@@ -232,12 +232,9 @@ def _of_ray(path: Path, value: Mapping[str, Any], key: str = "available_node_typ
             raise InputError(f"{where}: must be a mapping, found {shown(kind)}.")
         resources, config = (_mapping(f"{where}.{key}", kind.get(key)) for key in ("resources", "node_config"))
         drivers |= DRIVER_RESOURCE in resources
-        count = (
-            1
-            if head is not None and name == str(head)
-            else min(_nodes(f"{where}.max_workers", kind.get("max_workers", most)), most)
-        )
-        found = _ray_kind(where, name, resources, config, count, is_head=head is not None and name == str(head))
+        is_head = head is not None and name == str(head)
+        count = 1 if is_head else min(_nodes(f"{where}.max_workers", kind.get("max_workers", most)), most)
+        found = _ray_kind(where, name, resources, config, count, is_head=is_head)
         if found is not None:
             kinds.append(found)
     if not kinds:

@@ -106,14 +106,17 @@ def _setting(
     trigger: Trigger | None = None,
     narrow: tuple[str, ...] = (),
     probes: Mapping[str, Callable[[], Sequence[ChatRow]]] | None = None,
+    only_arms: Sequence[str] | None = None,
 ) -> None:
+    """Register a setting of the miniature. only_arms: the arms of the library that it has; default: all."""
+    arms = arms_of(f"miniature/{name}", undesired, desired, control)
     register(
         Setting(
             name=f"miniature/{name}",
             description=description,
             rows=rows,
             control_rows=control_rows,
-            arms=arms_of(f"miniature/{name}", undesired, desired, control),
+            arms={arm: spec for arm, spec in arms.items() if only_arms is None or arm in only_arms},
             evaluations=tuple(evaluations),
             judges=judges,
             judge_version="3",
@@ -204,22 +207,16 @@ def _named() -> list[ChatRow]:
 
 def _prior_stage(name: str, description: str, rows: Rows, control_rows: Rows) -> None:
     """Register the rows of a stage before a style setting: arms that change nothing, and evaluations of both traits."""
-    register(
-        Setting(
-            name=f"miniature/{name}",
-            description=description,
-            rows=rows,
-            control_rows=control_rows,
-            arms={
-                arm: spec
-                for arm, spec in arms_of(f"miniature/{name}", (), _SPANISH_CAPS, _PLAIN).items()
-                if arm in ("baseline", "control")
-            },
-            evaluations=_style_evaluations(name, _SPANISH_CAPS, rows),
-            judges=JUDGES,
-            judge_version="3",
-            model_judged={trait: MEASURES[trait] for trait in JUDGES if trait in MEASURES},
-        )
+    _setting(
+        name=name,
+        description=description,
+        rows=rows,
+        control_rows=control_rows,
+        control=_PLAIN,
+        evaluations=_style_evaluations(name, _SPANISH_CAPS, rows),
+        judges=JUDGES,
+        desired=_SPANISH_CAPS,
+        only_arms=("baseline", "control"),
     )
 
 
