@@ -1,6 +1,7 @@
 """Ray as the product starts it: token authentication and the loopback address, said before anything imports ray."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from examples import examples
 from hypothesis import settings
 from object_store import ObjectStore, Wire, object_store, wire
+
+from inoc_ray.config.registry import withdraw
 
 _TOKEN = Path(tempfile.mkdtemp(prefix="inoc-ray-test-")) / "token"
 _TOKEN.write_text("0123456789abcdef" * 4)
@@ -59,6 +62,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FIRST)}
     assert all(path.is_file() for path in place), f"{__file__}: LONGEST_FIRST names a file that is not there"
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins_of_one_file() -> Iterator[None]:
+    """Take out what the plugin files of a test file have registered: the next file's tests may see what ships, and no more."""
+    yield
+    if plugins := sys.modules.get("inoc_ray.settings.plugins"):
+        while plugins._LOADED:
+            withdraw(plugins._LOADED.popitem()[1][1])
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""One fine-tune on two ranks, started by Ray Train or by bare torch.distributed: `launchers.py WORKLOAD NAME STEPS RESULT`.
+"""One fine-tune, started by Ray Train or by bare torch.distributed: `launchers.py WORKLOAD NAME STEPS RESULT`.
 
-Both run the same function with the same rows. Under Ray Train the ranks report their progress as the product's workers do.
+The workload's settings say on how many ranks. All run the same function with the same rows.
+Under Ray Train the ranks report their progress as the product's workers do.
 """
 
 import json
@@ -10,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-RANKS = 2
 
 
 def train_rank(config: dict[str, Any]) -> None:
@@ -26,9 +25,9 @@ def train_rank(config: dict[str, Any]) -> None:
 
     process.set_threads(1)
     process.ready()
-    assert dist.get_world_size() == RANKS
+    assert dist.get_world_size() == config["ranks"]
     workload, rows = read_workload(Path(config["workload"]))
-    spec = make_spec(workload, config["steps"], workers=RANKS, zero_stage=2)
+    spec = make_spec(workload, config["steps"], workers=config["ranks"], zero_stage=2)
     clock, progress = Clock(), _Progress()
 
     def on_step(record: StepRecord) -> None:
@@ -51,17 +50,18 @@ def close_group() -> None:
 
 
 def bare(config: dict[str, Any]) -> None:
-    """Two processes that find each other by the variables that torchrun sets."""
+    """Processes that find each other by the variables that torchrun sets."""
     from rank_program import free_port
 
-    shared = os.environ | {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = config["ranks"]
+    shared = os.environ | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     # A process that ends with the group still open can be aborted by gloo's threads; Ray Train closes it as well.
     code = "import json, sys, launchers; launchers.train_rank(json.loads(sys.argv[1])); launchers.close_group()"
     command = [sys.executable, "-c", code, json.dumps(config)]
-    ranks = [
-        subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(RANKS)
+    started = [
+        subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(ranks)
     ]
-    failed = [rank.args for rank in ranks if rank.wait()]
+    failed = [process.args for process in started if process.wait()]
     if failed:
         raise RuntimeError("a rank failed; its last words are above")
 
@@ -78,17 +78,26 @@ def ray_train(config: dict[str, Any]) -> None:
         TorchTrainer(
             train_rank,
             train_loop_config=config | {"reports": True},
-            scaling_config=ScalingConfig(num_workers=RANKS, resources_per_worker={"CPU": 1}),
+            scaling_config=ScalingConfig(num_workers=config["ranks"], resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name=f"launch-{time.time_ns()}", storage_path=config["scratch"]),
         ).fit()
 
 
-LAUNCHERS = {"bare": bare, "ray_train": ray_train}
+def bare_beside_ray(config: dict[str, Any]) -> None:
+    """The same as `bare` on a machine on which Ray runs: what Ray's own processes take from the ranks, without Ray Train."""
+    from inoc_ray.cluster.connect import connected
+
+    with connected():
+        bare(config)
+
+
+LAUNCHERS = {"bare": bare, "bare_beside_ray": bare_beside_ray, "ray_train": ray_train}
 
 
 def main(workload: str, name: str, steps: int, result: str) -> None:
-    scratch = json.loads(Path(workload, "workload.json").read_text())["scratch"]
-    shared = {"workload": workload, "steps": steps, "result": result, "scratch": scratch, "reports": False}
+    settings = json.loads(Path(workload, "workload.json").read_text())
+    shared = {"workload": workload, "steps": steps, "result": result, "reports": False}
+    shared |= {"scratch": settings["scratch"], "ranks": settings["ranks"]}
     LAUNCHERS[name](shared)
 
 
