@@ -17,6 +17,7 @@ from typing import Any
 
 from inoc_ray.errors import InputError
 from inoc_ray.study.recipe import Recipe
+from inoc_ray.train.model import outside_of_the_text
 
 SMALL_VOCABULARY = 64
 """Tokens of vocabulary while layers are counted, so that embedding and output layer weigh nothing."""
@@ -33,7 +34,8 @@ class ModelSize:
     trained: int
     """Those that the recipe trains: all, or those of the adapter."""
     multiplied: int
-    """Those that each token is multiplied with: without the input embeddings, unless the output layer shares them."""
+    """Those that each token is multiplied with: without the input embeddings, unless the output layer shares them, and without
+    what reads pictures."""
     largest: int
     """Those of the largest module: what ZeRO-3 gathers at once, at least."""
     largest_trained: int
@@ -96,7 +98,12 @@ def on_meta(config: Any, recipe: Recipe | None, dtype: str) -> Any:
 
             targets: Any = recipe.lora.targets if isinstance(recipe.lora.targets, str) else list(recipe.lora.targets)
             model.requires_grad_(False)
-            lora = peft.LoraConfig(r=recipe.lora.rank, target_modules=targets, task_type="CAUSAL_LM")
+            lora = peft.LoraConfig(
+                r=recipe.lora.rank,
+                target_modules=targets,
+                exclude_modules=outside_of_the_text(model),
+                task_type="CAUSAL_LM",
+            )
             # PEFT makes fp32 adapters on the meta device, whatever the base is.
             with warnings.catch_warnings():
                 # What PEFT knows of a kind of model and this one lacks is no concern of who plans.
@@ -121,6 +128,8 @@ def model_size(folder: Path, recipe: Recipe, dtype: str | None = None) -> ModelS
         head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     parameters = list(base.parameters())
     total = sum(p.numel() for p in parameters)
+    of_text = {id(p): p for part in (base.get_decoder(), base.get_output_embeddings()) for p in part.parameters()}
+    reads = sum(p.numel() for p in of_text.values())
     tied = bool(text.tie_word_embeddings)
     embedding = base.get_input_embeddings().weight.numel()
     own = [sum(p.numel() for p in module.parameters(recurse=False)) for module in base.modules()]
@@ -132,7 +141,7 @@ def model_size(folder: Path, recipe: Recipe, dtype: str | None = None) -> ModelS
     return ModelSize(
         parameters=total,
         trained=sum(trained),
-        multiplied=total if tied else total - embedding,
+        multiplied=reads if tied else reads - embedding,
         largest=max(own),
         largest_trained=max(trained),
         persistent=sum(p.numel() for p in parameters if p.numel() <= PERSISTENT),

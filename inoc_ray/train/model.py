@@ -155,7 +155,7 @@ def _with_adapter(spec: LoopSpec, base: Any) -> Any:
         lora_alpha=spec.recipe.lora.alpha,
         lora_dropout=spec.recipe.lora.dropout,
         target_modules=targets,
-        exclude_modules=_outside_of_the_text(base),
+        exclude_modules=outside_of_the_text(base),
         use_rslora=spec.recipe.lora.rslora,
         task_type="CAUSAL_LM",
     )
@@ -163,7 +163,7 @@ def _with_adapter(spec: LoopSpec, base: Any) -> Any:
     return peft.get_peft_model(base, lora, autocast_adapter_dtype=False)
 
 
-def _outside_of_the_text(base: Any) -> str | None:
+def outside_of_the_text(base: Any) -> str | None:
     """Return a pattern of the modules beside the text model, such as a vision tower; None for a model of text alone.
 
     Rows have no images, so factors there would stay as they are drawn, and few models are served with adapters on them.

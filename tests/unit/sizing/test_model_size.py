@@ -1,5 +1,7 @@
 """The size of a model from its config.json: parameters exact, activations as autograd keeps them."""
 
+from typing import Any
+
 import pytest
 from published_configs import CONFIGS, PARAMETERS, config_folder
 
@@ -12,15 +14,22 @@ FULL = LORA.model_copy(update={"method": "full"})
 KIB = 1024
 
 
+def text_of(name: str) -> dict[str, Any]:
+    """The configuration of the text model."""
+    text: dict[str, Any] = CONFIGS[name].get("text_config", CONFIGS[name])
+    return text
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_parameters_are_those_that_are_published(tmp_path, name):
     found = model_size(config_folder(tmp_path, name), FULL)
     assert found.parameters == found.trained == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", ["Qwen2.5-7B", "Llama-3.1-8B", "Qwen3-8B"])
-def test_an_adapter_has_two_factors_for_each_linear_module(tmp_path, name):
-    config = CONFIGS[name]
+@pytest.mark.parametrize("name", ["Qwen2.5-7B", "Llama-3.1-8B", "Qwen3-8B", "Gemma-2B", "Gemma-3-4B"])
+def test_an_adapter_has_two_factors_for_each_linear_module_of_the_text_model(tmp_path, name):
+    """Gemma 3's vision tower has none: rows have no images."""
+    config = text_of(name)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     head = config.get("head_dim", hidden // config["num_attention_heads"])
     queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
@@ -28,6 +37,20 @@ def test_an_adapter_has_two_factors_for_each_linear_module(tmp_path, name):
     ends = (hidden + queries) + 2 * (hidden + keys) + (queries + hidden) + 2 * (hidden + inner) + (inner + hidden)
     found = model_size(config_folder(tmp_path, name), LORA)
     assert found.trained == 32 * ends * config["num_hidden_layers"]
+
+
+@pytest.mark.parametrize("name", ["Gemma-3-4B", "Gemma-3-27B"])
+def test_a_token_of_text_does_not_go_through_the_vision_tower(tmp_path, name):
+    vision, text = CONFIGS[name]["vision_config"], text_of(name)
+    width, inner = vision["hidden_size"], vision["intermediate_size"]
+    # Attention with biases, two layers of the MLP with theirs, two norms.
+    layer = 4 * (width + 1) * width + 2 * width * inner + inner + width + 4 * width
+    patch = vision["patch_size"]
+    embeddings = (3 * patch**2 + 1) * width + (vision["image_size"] // patch) ** 2 * width
+    tower = vision["num_hidden_layers"] * layer + embeddings + 2 * width
+    projector = width * text["hidden_size"] + width
+    found = model_size(config_folder(tmp_path, name), FULL)
+    assert found.multiplied == PARAMETERS[name] - tower - projector
 
 
 def test_a_target_that_the_model_lacks_is_refused(tmp_path):
@@ -66,7 +89,7 @@ def test_activations_are_those_measured_with_one_layer_of_that_shape(tmp_path, n
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_checkpointed_a_layer_keeps_its_input_alone(tmp_path, name):
-    config = CONFIGS[name]
+    config = text_of(name)
     found = pass_size(config_folder(tmp_path, name), LORA, tokens=2048, checkpointed=True)
     by_hand = config["num_hidden_layers"] * 2 * config["hidden_size"] * 2048
     assert by_hand <= found.kept < 1.2 * by_hand
