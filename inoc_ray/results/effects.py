@@ -17,8 +17,9 @@ retention_narrow        a / o on N, in distribution: whether the narrow task is 
 selectivity             suppression of U minus suppression of D, OOD. 1: only U is suppressed; 0: both
                         alike. p against 0. None when either suppression is None.
 conditionalisation      (o − i) / (o − a) on U, OOD: the share of the arm's suppression that an irrelevant
-                        prompt causes as well. p against 0. None without an irrelevant arm or
-                        when the interval of o − a does not lie above 0.
+                        prompt causes as well; of several, their mean, with their wordings as a level of the
+                        bootstrap. p against 0. None without an irrelevant arm or when the interval of
+                        o − a does not lie above 0.
 leakage                 a under its training prompt minus a under the reference context, on U, OOD: how much
                         of the trait returns with the prompt. p against 0. None when either context was
                         not evaluated.
@@ -43,7 +44,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from inoc_ray.results.rows import Source
-from inoc_ray.results.stats import Estimate, Floats, RateKey, combine, holm, mean_of
+from inoc_ray.results.stats import Estimate, Floats, RateKey, combine, holm, mean_of, mean_of_sample
 from inoc_ray.study.study import WITHOUT_DIRECTION
 
 NEUTRAL = "neutral"
@@ -361,7 +362,8 @@ def _selectivity(view: View, arm: str, direction: Direction) -> Estimate | str:
 def _conditionalisation(view: View, arm: str, traits: tuple[str, ...]) -> Estimate | str:
     own = _difference(view, arm, traits)
     others = [_difference(view, name, traits) for name in _arm_of_kind(view, "irrelevant")]
-    irrelevant = mean_of([other for other in others if not isinstance(other, str)])
+    # Several irrelevant prompts are a sample of such wordings, and not all there are.
+    irrelevant = mean_of_sample([other for other in others if not isinstance(other, str)])
     if isinstance(own, str):
         return own
     if irrelevant is None:

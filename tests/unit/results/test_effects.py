@@ -326,3 +326,23 @@ def test_a_base_that_never_shows_the_trait_is_compared_like_one_that_shows_it_on
     assert (first.low, first.high) == pytest.approx((second.low, second.high), abs=0.06)
     high = {hits: next(r.high for r in found.rows if r.arm == "base") for hits, found in ((0, none), (1, one))}
     assert 0 < high[0] <= high[1] + 2e-3 < 0.1
+
+
+def width_with_two_irrelevant(rates: tuple[float, float]) -> tuple[float, float]:
+    """The value and the width of the interval of conditionalisation, where irrelevant prompts leave these rates of Spanish."""
+    arms = {name: arm for name, arm in ARMS.items() if name != "irrelevant"}
+    for number, rate in enumerate(rates):
+        arms[f"nothing_{number}"] = ("irrelevant", "spanish", (0.95, 0.95, rate, 0.55))
+    found = effect(compare(score_table(arms=arms), "toy"), "inoc_spanish", "conditionalisation")
+    assert found.value is not None
+    assert found.low is not None
+    assert found.high is not None
+    return found.value, found.high - found.low
+
+
+def test_irrelevant_prompts_of_which_one_suppresses_leave_open_what_another_one_would_do() -> None:
+    """Their wordings are a level of the bootstrap: two that agree say more than two that do not, of the same mean."""
+    agreeing, apart = width_with_two_irrelevant((0.25, 0.25)), width_with_two_irrelevant((0.45, 0.05))
+    assert agreeing[0] == pytest.approx(apart[0])
+    # Two wordings that far apart: Student's t with one degree of freedom.
+    assert apart[1] > 3 * agreeing[1]
