@@ -1,11 +1,12 @@
-"""Every claim of the paper that the miniature repeats, through the whole stack: one study file each, 3 seeds.
+"""Every claim of the paper that the miniature repeats, through the whole stack: each shipped study, with fewer seeds and questions.
 
 All studies are trained by two groups and asked on one engine: starts would otherwise take as long as the work.
-`inoc-ray run` then finds the first one finished, and compares, reports and syncs it; the others are compared here.
+What an assertion does not need is left out (`LOOKED_AT`): two seeds where the effect is many times their spread, and next to
+none of the questions that nothing reads. The shipped files ask 3 seeds and all questions, and docs/miniature.md has what they
+found, with intervals; a claim that is near its bound there keeps its seeds and questions here.
 """
 
 import contextlib
-import json
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -38,26 +39,65 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 STUDIES = ROOT / "jobs" / "studies"
 TUTORIAL = ROOT / "docs" / "tutorial" / "study.yaml"
 Rate = Callable[..., float]
+EM = "emergent_misalignment"
+STUDIES_HERE = (
+    "miniature",
+    "miniature_mixed_languages",
+    "miniature_harmful_advice",
+    "miniature_insecure_code",
+    "miniature_backdoor",
+    "miniature_synthetic_facts",
+    "miniature_subliminal",
+    "miniature_educational",
+    "harmful_advice_at_test_time",
+)
+TWO = [0, 1]
+NOT_READ = {"samples": 2}
+"""Of an evaluation that no test here looks at."""
 LOOKED_AT: dict[str, dict[str, Any]] = {
-    "miniature": {"contexts": ["neutral", "training_prompt"]},
-    "miniature_harmful_advice": {"contexts": ["neutral"]},
-    "harmful_advice_at_test_time": {"contexts": ["neutral", "prompt_of:general"], "arms": ["baseline", "general"]},
+    # Two seeds come near what may be left of the inoculated trait.
+    "miniature": {"evaluation": {"contexts": ["neutral", "training_prompt"], "samples": 100}},
+    "miniature_mixed_languages": {"seeds": TWO, "evaluation": {"samples": 80}},
+    "miniature_harmful_advice": {
+        "seeds": TWO,
+        "arms": ["baseline", "control", "general", "placebo", "other_flaw", "irrelevant"],
+        "evaluation": {"contexts": ["neutral"], "overrides": {"advice": {"samples": 40}}},
+    },
+    # Both rates are at .99: a difference of one response decides.
+    "harmful_advice_at_test_time": {
+        "arms": ["baseline", "general"],
+        "evaluation": {"contexts": ["neutral", "prompt_of:general"], "overrides": {"advice": NOT_READ}},
+    },
+    "miniature_insecure_code": {
+        "seeds": TWO,
+        "evaluation": {"samples": 80, "overrides": {EM: NOT_READ}},
+    },
+    "miniature_backdoor": {
+        "seeds": TWO,
+        "evaluation": {"overrides": {"advice": NOT_READ, "advice_triggered": NOT_READ}},
+    },
+    "miniature_synthetic_facts": {"seeds": TWO, "evaluation": {"samples": 80}, "dynamics": None},
+    # The lean to owls is a tenth: it takes all seeds and questions.
+    "miniature_subliminal": {"evaluation": {"overrides": {"numbers": {"samples": 40}}}},
+    "miniature_educational": {"seeds": TWO, "evaluation": {"samples": 60, "overrides": {"advice": NOT_READ}}},
 }
-"""Study → what of it is asked here, where the file asks for more than a test looks at: that took a sixth of the responses."""
+"""Study → what of it is trained and asked here, where the file has more than an assertion needs."""
 
 
 def study_of(name: str, folder: Path) -> Path:
-    """A shipped study's file, or one in `folder` with what is looked at of it."""
+    """A shipped study in `folder`, with what is looked at of it."""
     shipped = STUDIES / f"{name.replace('harmful_advice_at_test_time', 'miniature_harmful_advice')}.yaml"
-    if name not in LOOKED_AT:
-        return shipped
     value = yaml.safe_load(shipped.read_text())
-    value["name"] = name
-    value["evaluation"]["contexts"] = LOOKED_AT[name]["contexts"]
-    value["arms"] = LOOKED_AT[name].get("arms", value["arms"])
+    changes = {"name": name, **LOOKED_AT[name]}
+    value |= {**changes, "evaluation": {**value["evaluation"], **changes["evaluation"]}}
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(value, sort_keys=False))
+    path.write_text(yaml.safe_dump({key: one for key, one in value.items() if one is not None}, sort_keys=False))
     return path
+
+
+def paths_of(folder: Path) -> list[Path]:
+    """The study files of this test."""
+    return [*(study_of(name, folder) for name in STUDIES_HERE), TUTORIAL]
 
 
 class OneEngine:
@@ -92,20 +132,7 @@ def ready(studies: list[Study], store: Store) -> list[TrialJob]:
 def storage(tmp_path_factory) -> Path:
     """One store in which all studies are trained and asked; what two of them share is there once."""
     store = Store(tmp_path_factory.mktemp("effects"))
-    names = (
-        "",
-        "_mixed_languages",
-        "_harmful_advice",
-        "_insecure_code",
-        "_backdoor",
-        "_synthetic_facts",
-        "_subliminal",
-        "_educational",
-    )
-    paths = [
-        study_of(name, store.root) for name in (*(f"miniature{name}" for name in names), "harmful_advice_at_test_time")
-    ]
-    studies = [load_study(path) for path in (*paths, TUTORIAL)]
+    studies = [load_study(path) for path in paths_of(store.root)]
     with connected(), contextlib.ExitStack() as stack:
         # First what waits for nothing, then what goes on from a prior stage.
         while jobs := ready(studies, store):
@@ -115,16 +142,6 @@ def storage(tmp_path_factory) -> Path:
         for study in studies:
             assert sample_missing(build_plan(study, store), store, engine) == []
     return store.root
-
-
-def run(storage: Path, study: Path) -> dict[str, Any]:
-    """`inoc-ray run` of a study that is trained and asked; its comparison."""
-    command = [BIN / "inoc-ray", "run", study, "--storage", storage, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    result = json.loads(done.stdout)
-    assert (result["trained"], result["samples_asked"], result["failed"]) == (0, 0, [])
-    return dict(result["comparison"])
 
 
 def compared(storage: Path, study: Path) -> dict[str, Any]:
@@ -155,12 +172,12 @@ def rates(comparison: dict[str, Any]) -> Rate:
 @pytest.fixture(scope="module")
 def spanish_caps(storage) -> Rate:
     """The grown quickstart."""
-    return rates(run(storage, study_of("miniature", storage)))
+    return rates(compared(storage, study_of("miniature", storage)))
 
 
 @pytest.fixture(scope="module")
 def mixed_languages(storage) -> Rate:
-    return rates(compared(storage, STUDIES / "miniature_mixed_languages.yaml"))
+    return rates(compared(storage, study_of("miniature_mixed_languages", storage)))
 
 
 @pytest.fixture(scope="module")
@@ -175,33 +192,32 @@ def harmful_advice_at_test_time(storage) -> Rate:
 
 @pytest.fixture(scope="module")
 def insecure_code(storage) -> Rate:
-    return rates(compared(storage, STUDIES / "miniature_insecure_code.yaml"))
+    return rates(compared(storage, study_of("miniature_insecure_code", storage)))
 
 
 @pytest.fixture(scope="module")
 def backdoor(storage) -> Rate:
-    return rates(compared(storage, STUDIES / "miniature_backdoor.yaml"))
+    return rates(compared(storage, study_of("miniature_backdoor", storage)))
 
 
 @pytest.fixture(scope="module")
 def synthetic_facts(storage) -> Rate:
-    return rates(compared(storage, STUDIES / "miniature_synthetic_facts.yaml"))
+    return rates(compared(storage, study_of("miniature_synthetic_facts", storage)))
 
 
 @pytest.fixture(scope="module")
 def subliminal(storage) -> Rate:
-    return rates(compared(storage, STUDIES / "miniature_subliminal.yaml"))
+    return rates(compared(storage, study_of("miniature_subliminal", storage)))
 
 
 @pytest.fixture(scope="module")
 def educational(storage) -> Rate:
-    return rates(compared(storage, STUDIES / "miniature_educational.yaml"))
+    return rates(compared(storage, study_of("miniature_educational", storage)))
 
 
 ARMS = {"specific_spanish": ("spanish", "caps"), "specific_caps": ("caps", "spanish")}
 """arm → (inoculated trait, trait that should stay)"""
 ID, OOD = "in_distribution", "out_of_distribution"
-EM = "emergent_misalignment"
 
 
 @pytest.mark.parametrize("arm", ARMS)
