@@ -40,7 +40,7 @@ from inoc_ray.results.tracking_checks import check_database, first_line
 from inoc_ray.results.tracking_client import FIRST_CALL, LATER_CALLS, environment, quiet
 from inoc_ray.results.tracking_database import database_uri, make_database
 from inoc_ray.results.tracking_page import describe
-from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run, parent_tag
+from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, log, open_run, parent_tag
 from inoc_ray.results.tracking_server import check_server
 from inoc_ray.store.place import Place, at
 from inoc_ray.store.store import tracking_files
@@ -61,8 +61,6 @@ __all__ = [
     "sync",
     "what_is_told",
 ]
-_BATCH = 1000  # entities in one call; MLflow's limit
-_SMALL_BATCH = 100  # parameters or tags in one call; MLflow's limit
 LOCK_SECONDS = 600.0
 """How long a sync waits for another one of the same storage."""
 
@@ -187,7 +185,8 @@ class _Writer:
             if tables:
                 new_tags.append(RunTag("mlflow.loggedArtifacts", json.dumps(tables)))
         changed = self.models.keep(run_id, run.model) + _log_dataset(self.client, known, run)
-        _log(self.client, run_id, params=new_params, metrics=metrics, tags=new_tags)
+        # Tags are written last, since they state that the rest was.
+        log(self.client, run_id, params=new_params, metrics=metrics, tags=new_tags)
         # A lost trial has no times in the store, and a run cannot end before its start.
         end = None if run.ended_at is None else max(run.ended_at, known.info.start_time)
         ended = (known.info.status, known.info.end_time) != (run.status, end)
@@ -226,17 +225,6 @@ def _changed_metrics(client: MlflowClient, known: MlflowRun, run: RunRecord) -> 
         elif stored[key] != value and not (math.isnan(stored[key]) and math.isnan(value)):
             step = max(point.step for point in client.get_metric_history(known.info.run_id, key)) + 1
             yield Metric(key, value, run.started_at, step)
-
-
-def _log(client: MlflowClient, run_id: str, *, params: list[Any], metrics: list[Any], tags: list[Any]) -> None:
-    """Log everything in as few calls as the limits allow. Tags come last, since they state that the rest was written."""
-    while params or len(metrics) > _BATCH - _SMALL_BATCH:
-        room = _BATCH - min(len(params), _SMALL_BATCH)
-        client.log_batch(run_id, metrics=metrics[:room], params=params[:_SMALL_BATCH])
-        metrics, params = metrics[room:], params[_SMALL_BATCH:]
-    while metrics or tags:
-        client.log_batch(run_id, metrics=metrics, tags=tags[:_SMALL_BATCH])
-        metrics, tags = [], tags[_SMALL_BATCH:]
 
 
 @contextmanager

@@ -19,13 +19,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from inoc_ray import stopping
-from inoc_ray.results.records import RunRecord, StudyRecord, TrialRecord, points_of
+from inoc_ray.results.records import Point, RunRecord, StudyRecord, TrialRecord, points_of
 from inoc_ray.results.study_runs import runs_under_way
 from inoc_ray.results.system_metrics import SystemMetrics
 from inoc_ray.results.tracking_checks import first_line
 from inoc_ray.results.tracking_client import environment, quiet
 from inoc_ray.results.tracking_database import make_database
-from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, open_run, parent_tag
+from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, log, open_run, parent_tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -198,10 +198,12 @@ class LiveRuns:
         self._client = client
         return client
 
-    def _begin(self, client: MlflowClient, run: RunRecord) -> str:
-        """Return the id of a run that is RUNNING in MLflow from now on."""
-        from mlflow.entities import Param, RunTag
+    def _begin(self, client: MlflowClient, run: RunRecord, points: Sequence[Point] = ()) -> str:
+        """Return the id of a run that is RUNNING in MLflow from now on, and that has these points of its curves."""
+        from mlflow.entities import Metric, Param, RunTag
 
+        params: list[Param] = []
+        changed: list[RunTag] = []
         if (run_id := self._open.pop(run.identity, None)) is None:
             # The place of study and arms in the list of runs follows from their times.
             begins_now = run.identity not in (self._study_run.identity, *self._arms)
@@ -211,26 +213,22 @@ class LiveRuns:
             run_id, data = known.info.run_id, known.data
             params = [Param(key, value) for key, value in run.params.items() if key not in data.params]
             changed = [RunTag(key, value) for key, value in tags.items() if data.tags.get(key) != value]
-            while params or changed:
-                client.log_batch(run_id, params=params[:100], tags=changed[:100])
-                params, changed = params[100:], changed[100:]
             if known.info.status != "RUNNING":
                 client.update_run(run_id, status="RUNNING")
+        metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
+        log(client, run_id, params=params, metrics=metrics, tags=changed)
         self._open[run.identity] = run_id
         return run_id
 
     def _log(self, client: MlflowClient, run: RunRecord, steps: Sequence[Mapping[str, Any]]) -> None:
-        from mlflow.entities import Metric
-
-        if run.identity in self._open:
-            run_id = self._begin(client, run)
-        else:
-            with self._lock():
-                if run.parent is not None:
-                    self._begin(client, self._arms[run.parent])
-                run_id = self._begin(client, run)
         points = [point for step in steps for point in points_of(step)]
-        client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp, p.step) for p in points])
+        if run.identity in self._open:
+            self._begin(client, run, points)
+            return
+        with self._lock():
+            if run.parent is not None:
+                self._begin(client, self._arms[run.parent])
+            self._begin(client, run, points)
 
     def _end_quietly(self, status: str) -> None:
         # The command ends with an error of its own.

@@ -11,9 +11,14 @@ from inoc_ray.results.study_runs import FORMAT
 from inoc_ray.results.tracking_server import EXPERIMENT_KIND, IN_THE_TRASH, check_storage_of_run
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Metric, Param, RunTag
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
+
+_BATCH = 1000
+"""Entities in one call: MLflow's limit."""
+_SMALL_BATCH = 100
+"""Parameters, and tags, in one call: MLflow's limit."""
 
 
 def find_experiment(client: MlflowClient, name: str, artifact_root: str | None) -> Experiment:
@@ -112,3 +117,24 @@ def open_run(
             return known, False
         client.delete_run(known.info.run_id)
     return client.create_run(experiment, start_time=run.started_at, tags=dict(tags), run_name=run.name), True
+
+
+def log(
+    client: MlflowClient,
+    run_id: str,
+    *,
+    params: Sequence[Param] = (),
+    metrics: Sequence[Metric] = (),
+    tags: Sequence[RunTag] = (),
+) -> None:
+    """Log everything in as few calls as MLflow's limits allow; nothing, in none.
+
+    A tag is written after all parameters and metrics: tags stand in the last call, whose tags MLflow writes last.
+    """
+    while params or metrics or tags:
+        few = params[:_SMALL_BATCH]
+        points = metrics[: _BATCH - len(few)]
+        params, metrics = params[len(few) :], metrics[len(points) :]
+        room = 0 if params or metrics else min(_SMALL_BATCH, _BATCH - len(few) - len(points))
+        client.log_batch(run_id, metrics=points, params=few, tags=tags[:room])
+        tags = tags[room:]

@@ -28,6 +28,7 @@ from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.records import CURVES, Artifact, TrialRecord
 from inoc_ray.results.tracking import embedded, file_lock, sync
 from inoc_ray.results.tracking_artifacts import send
+from inoc_ray.results.tracking_live import live
 from inoc_ray.results.tracking_server import check_server
 from inoc_ray.store.place import at
 
@@ -306,20 +307,49 @@ def test_weights_in_mlflow_inside_the_storage_are_the_storages_own_files_and_sta
     assert (linked.read_bytes(), weights.read_bytes()) == (b"other", before)
 
 
+def lengthened(trials: list[TrialRecord], steps: int) -> list[TrialRecord]:
+    """The trials, each trained for so many steps, with the files that an adapter of PEFT has."""
+    found = []
+    for trial in trials:
+        if trial.adapter_dir is not None:
+            (trial.adapter_dir / "adapter_config.json").write_bytes(b"{}")
+            files = {**trial.adapter_files, "adapter_config.json": hashlib.sha256(b"{}").hexdigest()}
+            curves = [{"step": i, "loss": 2.0 / (i + 1), "learning_rate": 1e-3, "grad_norm": 0.5} for i in range(steps)]
+            trial = replace(trial, curves=curves, adapter_files=files)
+        found.append(trial)
+    return found
+
+
 def test_a_server_gets_few_calls_for_a_trial(tmp_path: Path) -> None:
-    """Each request of the client is a line in the server's log."""
-    points = 60 * 3
+    """At most 10, and 1 for each 1,000 points of curves; while it trains one more each time that steps are sent; none afterwards.
+
+    Each request of the client is a line in the server's log.
+    """
     with a_server(tmp_path) as (uri, log):
-        calls = []
-        for seeds in (1, 5):
-            trials = some_trials(tmp_path / str(seeds), seeds=seeds)
-            study = replace(STUDY, name=f"calls-{seeds}")
+
+        def calls(seeds: int, steps: int, *, in_training: bool = False) -> int:
+            name = f"calls-{seeds}-{steps}-{in_training}"
+            study, lock = replace(STUDY, name=name), tmp_path / "lock"
+            trials = lengthened(some_trials(tmp_path / name, seeds=seeds), steps)
             before = log.read_text().count(" HTTP/1.1")
-            sync(uri, study, trials, a_comparison(trials), lock=file_lock(tmp_path / "lock"))
-            calls.append(log.read_text().count(" HTTP/1.1") - before)
-    a_trial_takes = (calls[1] - calls[0]) / 8
-    print(f"{a_trial_takes:.2f} calls a trial with {points} points; {calls[0] - 2 * a_trial_takes:.0f} beside them")
-    assert a_trial_takes <= 10 + points / 1000
+            if in_training:
+                with (
+                    live(uri, study, trials, lock=lambda: file_lock(lock), tell=pytest.fail) as runs,
+                    runs.sending(),
+                ):
+                    for trial in trials[1:]:
+                        runs.record(trial.trial_id, {**trial.curves[0], "ended_at": START / 1000})
+            sync(uri, study, trials, a_comparison(trials), lock=file_lock(lock))
+            return log.read_text().count(" HTTP/1.1") - before
+
+        for steps, in_training in ((60, False), (60, True), (2000, False)):
+            points = steps * 3
+            few, many = calls(1, steps, in_training=in_training), calls(3, steps, in_training=in_training)
+            a_trial, rest = (many - few) / 4, few - (many - few) / 2
+            print(f"{a_trial:.2f} calls a trial with {points} points; {rest:.0f} beside them")
+            assert a_trial <= 10 + points / 1000 + in_training
+            if not in_training:
+                assert calls(3, steps) <= rest, "what MLflow has takes no call for each trial"
 
 
 def main(folder: Path) -> None:
