@@ -48,6 +48,20 @@ def tensor_bytes() -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
+def forget(folder: str) -> None:
+    """Let the system drop what it holds of the weights in memory, so that they are read from the disk again."""
+    for path in Path(folder).glob("*.safetensors"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def bytes_from_disk() -> int:
+    """What this process has read from disks; what lay in memory already does not count."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["read_bytes"])
+
+
 def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) -> None:
     """One rank of a case: trains, and rank 0 writes what came out beside the weights; an error goes to a file per rank."""
     if case["workers"] > 1:
@@ -57,10 +71,21 @@ def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) 
         import torch
         from tiny_base import encoded_rows, run, weights_hash
 
+        from inoc_ray.train import model
         from inoc_ray.train.model import BaseModelCache
         from inoc_ray.train.process import set_threads
 
         set_threads(1)
+        read = model._read
+
+        def counted(*args: Any) -> Any:
+            before = bytes_from_disk()
+            found = read(*args)
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"read-{rank}").write_text(str(bytes_from_disk() - before))
+            return found
+
+        model._read = counted
         row = encoded_rows(base)[3]
         logits: list[Any] = []
         engines: list[dict[str, Any]] = []
@@ -110,6 +135,9 @@ def rank_main(base: str, out: Path, case: dict[str, Any], rank: int, port: int) 
 
 def start(base: str, out: Path, case: dict[str, Any]) -> list[BaseProcess]:
     port = free_port()
+    if "base" in case:
+        base = case["base"]
+        forget(base)
     if case.get("reads_once"):
         # Its first trial takes the weights away, so it has a base of its own.
         base = str(shutil.copytree(base, out.parent / f"{out.name}-base"))
@@ -132,7 +160,8 @@ def result_of(ranks: list[BaseProcess], out: Path, timeout_s: float = TIMEOUT_S)
         if rank.exitcode:
             error = out / f"error-{number}.txt"
             return {"error": error.read_text() if error.exists() else f"rank {number} ended with {rank.exitcode}"}
-    return dict(json.loads((out / "result.json").read_text()))
+    read = sum(int((out / f"read-{number}").read_text()) for number in range(len(ranks)))
+    return {**json.loads((out / "result.json").read_text()), "read_from_disk": read}
 
 
 def main(base: str, folder: Path, cases: dict[str, dict[str, Any]]) -> None:

@@ -17,8 +17,8 @@ TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
 {% endif %}"""
 
 
-def make_base(folder: Path) -> str:
-    """Writes model and tokenizer; gives back the folder as text."""
+def make_base(folder: Path, vocabulary: int | None = None) -> str:
+    """Writes model and tokenizer; gives back the folder as text. vocabulary: rows of the embedding, for a larger file."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -36,7 +36,7 @@ def make_base(folder: Path) -> str:
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=len(tokens),
+        vocab_size=vocabulary or len(tokens),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,

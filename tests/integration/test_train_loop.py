@@ -130,11 +130,21 @@ SPREADS["zero-3-lora-hpz-fourth"] = {
 }
 
 
+READS = {
+    f"zero-{stage}-reads": {"workers": 2, "changes": {"zero_stage": stage, "micro_batch_size": 4, "steps": 1}}
+    for stage in (2, 3)
+}
+"""Two workers of a node that read a model of 10 MB, of which nothing is in memory."""
+
+
 @pytest.fixture(scope="module")
 def spread(base, tmp_path_factory) -> tuple[dict[str, dict], Path]:
     """The results of rank_program.py by the name of the case, and the folder with what each wrote."""
     out = tmp_path_factory.mktemp("spread")
-    (out / "cases.json").write_text(json.dumps(SPREADS))
+    large = make_base(tmp_path_factory.mktemp("large"), vocabulary=40_000)
+    (out / "cases.json").write_text(
+        json.dumps({**SPREADS, **{n: {**case, "base": large} for n, case in READS.items()}})
+    )
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [
@@ -275,6 +285,17 @@ def test_ten_trials_under_zero_3_read_the_base_once_and_the_tenth_has_the_bits_o
     assert spread[0]["zero-3-lora-hpz-fourth"]["weights"] == spread[0]["zero-3-lora-hpz"]["weights"]
     # After the tenth, the logits that the test asks for are there as well.
     assert got["held"][:9] == [got["held"][0]] * 9
+
+
+@pytest.mark.parametrize("name", READS)
+def test_two_workers_of_a_node_read_the_weights_from_the_disk_once(spread, name):
+    """Both map the file, so what the one has read lies in memory for the other."""
+    got = spread[0][name]
+    assert "error" not in got, got["error"]
+    if not got["read_from_disk"]:
+        pytest.skip("this file system does not count what is read")
+    size = 4 * 64 * 40_000
+    assert size <= got["read_from_disk"] < 1.5 * size
 
 
 @pytest.mark.parametrize("micro", [2, 4, 8])

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,15 +107,28 @@ def test_an_adapters_weights_alone_are_not_a_model(tmp_path):
         locate(str(tmp_path), "models: 'm'")
 
 
-def in_another_process(code: str, home: Path, endpoint: str | None) -> str:
+def another_process(code: str, home: Path, endpoint: str | None) -> subprocess.Popen[str]:
     """The hub's client reads its environment once, when it is imported."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"HF_HOME": str(home)}
+    # As every command of ours runs, so that the client asks for nothing but models.
+    environment |= {"DO_NOT_TRACK": "1"}
     environment |= {"HF_HUB_OFFLINE": "1"} if endpoint is None else {"HF_ENDPOINT": endpoint}
     head = "from inoc_ray.models.resolve import *; from inoc_ray.errors import InputError\n"
     body = f"try:\n    {code}\nexcept InputError as error: print('refused:', error)"
-    found = subprocess.run([sys.executable, "-c", head + body], capture_output=True, text=True, env=environment)
-    assert found.returncode == 0, found.stderr
-    return found.stdout.strip()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", head + body], text=True, env=environment, **pipes)
+
+
+def end_of(process: subprocess.Popen[str]) -> str:
+    """What a process has printed when it ends well."""
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return out.strip()
+
+
+def in_another_process(code: str, home: Path, endpoint: str | None) -> str:
+    """What some code prints in a process of its own."""
+    return end_of(another_process(code, home, endpoint))
 
 
 FETCH, RESOLVE = (
@@ -162,7 +176,7 @@ def test_a_model_of_the_hub_is_fetched_once_without_code_and_pickles_and_is_the_
     assert content == resolve_model(str(published), "x").hash
 
 
-def test_a_node_without_the_model_of_the_driver_fetches_it_once(tmp_path, published):
+def test_a_node_without_the_model_of_the_driver_fetches_it_once_for_all_of_its_workers(tmp_path, published):
     with hub(published, REPO, COMMIT) as (endpoint, asked):
         assert in_another_process(FETCH, tmp_path / "driver", endpoint) == "ok"
         driver = Path(in_another_process(RESOLVE, tmp_path / "driver", None).split()[0])
@@ -170,8 +184,11 @@ def test_a_node_without_the_model_of_the_driver_fetches_it_once(tmp_path, publis
         assert in_another_process(there, tmp_path / "node", None) == str(driver)
         gone = driver.rename(driver.with_name("moved"))
         asked.clear()
-        found = Path(in_another_process(there, tmp_path / "node", endpoint))
-        assert any("/resolve/" in line for line in asked)
+        workers = [another_process(there, tmp_path / "node", endpoint) for _ in range(3)]
+        found, *others = (Path(end_of(worker)) for worker in workers)
+        assert others == [found] * 2
+        fetched = Counter(line for line in asked if line.startswith("GET ") and "/resolve/" in line)
+        assert set(fetched.values()) == {1}, fetched
         asked.clear()
         assert in_another_process(there, tmp_path / "node", endpoint) == str(found)
         assert asked == []
