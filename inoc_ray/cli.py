@@ -100,7 +100,7 @@ def plan(study: Path, storage: str | None, as_json: bool, cluster: Path | None) 
     from inoc_ray.plan.build import build_plan
     from inoc_ray.plan.templates import check_roles
     from inoc_ray.run.describe import plan_json, plan_text
-    from inoc_ray.run.engine_gpus import on_this_machine
+    from inoc_ray.run.open_resources import on_this_machine
     from inoc_ray.run.preflight import check_plan
 
     loaded, store = _load(study, storage)

@@ -46,6 +46,8 @@ class Plan:
     """Remarks for the user, such as keys of rows that are ignored, or a warm-up that never ends."""
     reference: str = "neutral"
     """The context in which arms are compared."""
+    shapes: Mapping[tuple[str, str | None], GroupResources] = field(default_factory=dict)
+    """By model and recipe: what fine-tunes run on whose workers the study leaves open, where the GPUs are known."""
     done_trials: frozenset[str] = frozenset()
     """Ids of the trials whose weights the store holds."""
     kept: frozenset[str] = frozenset()
@@ -154,7 +156,7 @@ class Plan:
     @functools.cached_property
     def _resources(self) -> dict[tuple[str, str | None], GroupResources]:
         pairs = dict.fromkeys((trial.model.name, trial.recipe_name) for trial in self.fine_tunes)
-        return {pair: self.study.resources.of_fine_tune(*pair) for pair in pairs}
+        return {pair: self.shapes.get(pair) or self.study.resources.of_fine_tune(*pair) for pair in pairs}
 
     def resources_of(self, trial: Trial) -> GroupResources:
         """Return what the trial is trained on: the study's resources, or those of its model and recipe in their place."""

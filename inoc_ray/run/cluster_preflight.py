@@ -11,25 +11,25 @@ from inoc_ray.cluster.survey import survey
 from inoc_ray.console import say
 from inoc_ray.plan.needs import needs_of
 from inoc_ray.plan.plan import Plan
-from inoc_ray.run.engine_gpus import on_nodes
+from inoc_ray.run.open_resources import on_nodes
 from inoc_ray.run.preflight import check_capacity, check_own_judge, check_requests, to_judge
 from inoc_ray.serve.memory import Memory
 from inoc_ray.store.store import Store
 
 
-def check_cluster(plan: Plan, store: Store, capacity: Capacity) -> Plan:
+def check_cluster(plan: Plan, store: Store, capacity: Capacity, *, trains: bool = True) -> Plan:
     """Check what is known of a cluster only once it is joined, before anything starts on it.
 
-    Return the plan with the GPUs of its engines, where its study leaves them open. Raise InputError if what is to be trained,
-    sampled or judged does not fit its nodes, or their GPUs' memory; and, with one line for each node, if nodes lack something:
-    see `survey`.
+    Return the plan with what its study leaves open of the GPUs: those of engines, and if it trains those of fine-tunes. Raise
+    InputError if what is to be trained, sampled or judged does not fit its nodes, or their GPUs' memory; and, with one line
+    for each node, if nodes lack something: see `survey`.
     """
     _check_room(plan, capacity)
     if not is_attached():
         return plan
     say("checking the nodes of the cluster ...")
     nodes = survey(needs_of(plan, store))
-    plan = on_nodes(plan, nodes)
+    plan = on_nodes(plan, nodes, trains=trains, has_driver_resource=capacity.has_driver_resource)
     _check_room(plan, capacity)
     memory = _engine_memory(nodes, needs_of(plan, store).engines)
     check_requests(plan, memory)

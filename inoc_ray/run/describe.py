@@ -17,6 +17,7 @@ from inoc_ray.plan.plan import Plan
 from inoc_ray.plan.steps import steps_of
 from inoc_ray.plan.trials import Subject, Trial
 from inoc_ray.run.integrity import damage_text
+from inoc_ray.run.open_resources import shape_notes
 from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.run.precision import precision_notes
 from inoc_ray.run.preflight import check_batches, check_capacity
@@ -48,7 +49,7 @@ def plan_json(plan: Plan, store: Store) -> dict[str, Any]:
         "models": [
             {"model": m.name, "path": str(m.path), "hash": m.hash} for m in dict.fromkeys(b.model for b in plan.bases)
         ],
-        "notes": [*plan.notes, *precision_notes(plan)],
+        "notes": [*plan.notes, *precision_notes(plan), *shape_notes(plan)],
         "trials": [trial_json(plan, store, t) for t in plan.fine_tunes],
         "train": len(plan.to_train),
         "samples": sum(plan.missing(c) for c in plan.to_sample),

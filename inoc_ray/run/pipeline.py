@@ -30,9 +30,9 @@ from inoc_ray.plan.cells import judges_of
 from inoc_ray.plan.failure_keys import cell_key, trial_key
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.cluster_preflight import check_cluster
-from inoc_ray.run.engine_gpus import on_this_machine
 from inoc_ray.run.integrity import claims_of, report_damage, seal_samples, verify_used
 from inoc_ray.run.metrics import exported
+from inoc_ray.run.open_resources import on_this_machine, shape_notes
 from inoc_ray.run.outcome import StudyOutcome
 from inoc_ray.run.planned_and_stored import failures_of, unfinished
 from inoc_ray.run.precision import precision_notes
@@ -109,7 +109,7 @@ def run_study(
     outcome = StudyOutcome(study.name)
     fetch_models(models_of(study))
     whole = build_plan(study, store)
-    plan = on_this_machine(whole.only(only))
+    plan = on_this_machine(whole.only(only), trains=train)
     preflight(plan, store, whole)
     # After the checks, whose message is to be the only one.
     for note in (*plan.notes, *(precision_notes(plan) if train else ())):
@@ -147,7 +147,9 @@ def run_study(
                         reclaim()
                     if ready or by_own:
                         check_running_serve()
-                    plan = check_cluster(plan, store, capacity)
+                    plan = check_cluster(plan, store, capacity, trains=training)
+                    for note in shape_notes(plan) if training else ():
+                        say(f"note: {note}")
                     keep_study(whole, store)
                     judges = JudgesBeside(plan, store, engine)
                     stack.enter_context(engine)

@@ -15,7 +15,7 @@ from inoc_ray.console import align
 from inoc_ray.errors import InputError
 from inoc_ray.models.resolve import fetch_models
 from inoc_ray.plan.build import build_plan
-from inoc_ray.run.engine_gpus import on_this_machine
+from inoc_ray.run.open_resources import on_this_machine
 from inoc_ray.store.store import Store
 from inoc_ray.study.resources import EngineResources
 from inoc_ray.study.study import Study, models_of
@@ -72,7 +72,9 @@ def serve_studies(
     for study, _ in studies:
         fetch_models(models_of(study))
     engines = engines_of(
-        [(on_this_machine(build_plan(study, store)), store) for study, store in studies], arms=arms, models=models
+        [(on_this_machine(build_plan(study, store), trains=False), store) for study, store in studies],
+        arms=arms,
+        models=models,
     )
     stopping.keep_in_words("nothing is served any more")
     with connected() as capacity, contextlib.ExitStack() as stack:

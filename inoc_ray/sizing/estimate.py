@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inoc_ray.cluster.cluster_file import PlannedCluster, of_own
@@ -18,6 +18,7 @@ from inoc_ray.sizing.fine_tunes import FineTunes, Fit, best_fits, fit_of, limit,
 from inoc_ray.sizing.row_lengths import RowLengths, row_lengths
 from inoc_ray.sizing.speed import EFFICIENCY
 from inoc_ray.sizing.training import GIB
+from inoc_ray.study.resources import GroupResources
 from inoc_ray.train.layout import check_fits
 
 MOST_NODES = 8
@@ -63,7 +64,7 @@ def estimate(plan: Plan, cluster: PlannedCluster) -> Estimate:
     engine do not fit on any nodes of the cluster: with the arithmetic, and two shapes that would.
     """
     efficiency = cluster.efficiency or EFFICIENCY
-    plan = with_engine_gpus(plan, cluster)
+    plan = with_engine_gpus(with_shapes(plan, cluster), cluster)
     kinds = sorted(cluster.kinds, key=lambda kind: kind.gpus)
     training: list[Fit] = []
     better: dict[str, Fit] = {}
@@ -129,13 +130,35 @@ def _engines_on_cpus(engines: tuple[EngineFit, ...]) -> list[str]:
     return notes
 
 
-def fine_tunes_of(plan: Plan) -> list[FineTunes]:
-    """Return the plan's fine-tunes that are to be trained, those of a model and a recipe together."""
+def with_shapes(plan: Plan, cluster: PlannedCluster) -> Plan:
+    """Return the plan with the shape of each kind of fine-tunes that take GPUs and whose workers its study leaves open.
+
+    The best of the cluster (`best_fits`) that has everything else as the study gives it. What fits nowhere stays as it is.
+    """
+    efficiency, given = cluster.efficiency or EFFICIENCY, plan.study.resources.given_to_fine_tune
+    found: dict[tuple[str, str | None], GroupResources] = {}
+    for tunes in fine_tunes_of(plan, _leaves_workers_open):
+        pair = (tunes.model.name, tunes.recipe_name)
+        if fits := _best(tunes, cluster, efficiency, given(*pair)):
+            found[pair] = fits[0].resources
+    return replace(plan, shapes=found) if found else plan
+
+
+def _leaves_workers_open(plan: Plan, trial: Trial) -> bool:
+    """Return whether a trial takes GPUs, and the study does not say how many workers it has."""
+    given = plan.study.resources.given_to_fine_tune(trial.model.name, trial.recipe_name)
+    return plan.resources_of(trial).gpus_per_worker > 0 and "workers" not in given
+
+
+def fine_tunes_of(plan: Plan, of: Callable[[Plan, Trial], bool] = lambda plan, trial: True) -> list[FineTunes]:
+    """Return the plan's fine-tunes that are to be trained, those of a model and a recipe together. of: those with this trial."""
     found: dict[tuple[str, str | None], list[Trial]] = {}
     for trial in plan.to_train:
         found.setdefault((trial.model.name, trial.recipe_name), []).append(trial)
     out = []
     for trials in found.values():
+        if not of(plan, trials[0]):
+            continue
         first = trials[0]
         resources, rows = plan.resources_of(first), _lengths(plan, trials)
         tunes = FineTunes(
@@ -176,12 +199,12 @@ def _lengths(plan: Plan, trials: list[Trial]) -> RowLengths:
     )
 
 
-def _best(tunes: FineTunes, cluster: PlannedCluster, efficiency: float) -> list[Fit]:
-    """Return the best shape on each kind of node of the cluster, the cheapest first."""
+def _best(tunes: FineTunes, cluster: PlannedCluster, efficiency: float, keep: Set[str] = frozenset()) -> list[Fit]:
+    """Return the best shape on each kind of node of the cluster, the cheapest first; keep: as `best_fits` has it."""
     firsts = [
         fits[0]
         for kind in cluster.kinds
-        if (fits := best_fits(tunes, kind, capacity=cluster.only(kind), efficiency=efficiency))
+        if (fits := best_fits(tunes, kind, capacity=cluster.only(kind), efficiency=efficiency, keep=keep))
     ]
     return sorted(firsts, key=lambda fit: (fit.memory.host > 0, fit.dollars or math.inf, fit.gpu_hours or 0.0))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +120,7 @@ class Fit:
             "gpus_per_worker",
             "zero_stage",
             "micro_batch_size",
-            *_OFFLOADS,
+            *OFFLOADS,
             "max_concurrent_groups",
         )
         wanted = {n: getattr(self.resources, n) for n in names}
@@ -127,7 +128,8 @@ class Fit:
         return {n: v for n, v in wanted.items() if v != given[n] or n == "workers"}
 
 
-_OFFLOADS = ("offload_optimizer", "offload_parameters")
+OFFLOADS = ("offload_optimizer", "offload_parameters")
+"""Fields that move something to the host's memory."""
 
 
 def spec_of(tunes: FineTunes, resources: GroupResources) -> LoopSpec:
@@ -324,8 +326,20 @@ def fit_of(
     )
 
 
-def shapes(tunes: FineTunes, kind: NodeKind) -> Iterator[GroupResources]:
-    """Yield resources worth a look on the nodes of a kind, each worker on one GPU."""
+def shapes(tunes: FineTunes, kind: NodeKind, keep: Set[str] = frozenset()) -> Iterator[GroupResources]:
+    """Yield resources worth a look on the nodes of a kind, each worker on one GPU. keep: fields that stay as they are given."""
+    seen: set[str] = set()
+    for one in _shapes(tunes, kind, keep):
+        key = one.model_dump_json()
+        with contextlib.suppress(InputError):
+            one.check_together()
+            if key not in seen:
+                yield one
+        seen.add(key)
+
+
+def _shapes(tunes: FineTunes, kind: NodeKind, keep: Set[str]) -> Iterator[GroupResources]:
+    """Yield the shapes, some of them more than once or with fields that do not go together."""
     batch, given = tunes.recipe.batch_size, tunes.resources
     cpus = min(given.cpus_per_worker, kind.cpus / max(1, kind.gpus))
     offloads: list[dict[str, bool]] = [{}]
@@ -334,7 +348,9 @@ def shapes(tunes: FineTunes, kind: NodeKind) -> Iterator[GroupResources]:
     workers = 1
     while workers <= kind.gpus * kind.count and workers <= batch:
         for stage, offload in _stages(workers, offloads):
-            for micro in sorted({m for m in (1, 2, 4, 8, 16) if batch % (m * workers) == 0}, reverse=True):
+            sizes = {given.micro_batch_size} if "micro_batch_size" in keep else {1, 2, 4, 8, 16}
+            by_tokens = "micro_batch_tokens" in keep and given.micro_batch_tokens is not None
+            for micro in sorted({m for m in sizes if by_tokens or batch % (m * workers) == 0}, reverse=True):
                 change = {
                     "workers": workers,
                     "min_workers": None,
@@ -349,7 +365,8 @@ def shapes(tunes: FineTunes, kind: NodeKind) -> Iterator[GroupResources]:
                     "offload_parameters": False,
                     **offload,
                 }
-                yield GroupResources.model_validate({**given.model_dump(), **change})
+                kept = {name: getattr(given, name) for name in change.keys() & keep}
+                yield GroupResources.model_validate({**given.model_dump(), **change, **kept})
         workers *= 2
 
 
@@ -374,17 +391,19 @@ def _stages(workers: int, offloads: list[dict[str, bool]]) -> Iterator[tuple[int
             yield from ((stage, offload) for stage in (2, 3))
 
 
-def best_fits(tunes: FineTunes, kind: NodeKind, *, capacity: Capacity, efficiency: float) -> list[Fit]:
+def best_fits(
+    tunes: FineTunes, kind: NodeKind, *, capacity: Capacity, efficiency: float, keep: Set[str] = frozenset()
+) -> list[Fit]:
     """Return what fits on the nodes of a kind, the best first: few GPU-hours, and of nearly equal ones the narrowest.
 
     Many narrow groups train as much as few wide ones and wait less for each other. What is offloaded comes last: how fast a
-    host's memory is varies most.
+    host's memory is varies most. keep: fields of the resources that stay as the study gives them.
     """
     if kind.gpu is None:
         return []
     found = [
         fit_of(tunes, kind, _capped(tunes, kind, one), capacity=capacity, efficiency=efficiency)
-        for one in shapes(tunes, kind)
+        for one in shapes(tunes, kind, keep)
     ]
     fits = [fit for fit in found if fit is not None and not fit.tight]
     if not fits:

@@ -24,7 +24,9 @@ class TrialResources(Config):
     """
 
     workers: int = runtime(1, ge=1)
-    """Worker processes (ranks) of one fine-tune."""
+    """Worker processes (ranks) of one fine-tune. Default: 1; with GPUs, as many as take the fewest GPU-hours by the arithmetic of
+    `plan`, and of nearly equal numbers the smallest. `zero_stage`, `micro_batch_size` and offloading are then chosen as
+    well, where they are left out."""
     cpus_per_worker: float = runtime(1.0, ge=SMALLEST_SHARE)
     """CPU cores that Ray reserves for each rank, and threads that it computes with."""
     gpus_per_worker: float = runtime(0.0, ge=0)
@@ -255,6 +257,12 @@ class Resources(EngineResources, GroupResources):
         if "min_workers" in by_model | by_recipe | by_both or not self._leaves_workers_to_parts(levels):
             _check_fewest(merged, levels)
         return merged
+
+    def given_to_fine_tune(self, model: str, recipe: str | None) -> frozenset[str]:
+        """Return the fields that the study gives for the fine-tunes of a model with a recipe, at any of their places."""
+        of_model = self.models.get(model, ModelResources())
+        places = (self, of_model, self.recipes.get(recipe or ""), of_model.recipes.get(recipe or ""))
+        return frozenset(_given(GroupResources, *places))
 
     def _leaves_workers_to_parts(self, levels: Sequence[Mapping[str, Any]]) -> bool:
         """Return whether a fine-tune has one worker because only other parts of the study say how many they have."""

@@ -15,18 +15,19 @@ from tiny_base import make_base
 from inoc_ray.cli import cli
 from inoc_ray.cluster.checks import Report
 from inoc_ray.cluster.cluster_file import of_own
-from inoc_ray.cluster.fit import Node
+from inoc_ray.cluster.fit import Capacity, Node, concurrent_groups
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.cluster_plan import cluster_text
-from inoc_ray.run.engine_gpus import on_nodes
+from inoc_ray.run.open_resources import on_nodes, shape_notes
 from inoc_ray.sizing.engines import worth
 from inoc_ray.sizing.estimate import Estimate, estimate
 from inoc_ray.sizing.replicas import needs_of_engines, planned_engines
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
+from inoc_ray.train.sweep import groups_of, waves_of
 
 FULL = {"method": "full", "learning_rate": 1e-5, "epochs": 1}
 LORA = {"learning_rate": 1e-4, "epochs": 1, "lora": {"rank": 32}}
@@ -125,7 +126,7 @@ def test_an_engine_that_does_not_fit_is_refused_with_what_would(tmp_path, rows):
 
 def test_what_all_groups_on_a_node_offload_must_fit_its_memory(tmp_path, rows):
     """Six groups of one worker may meet on one node: what counts is not the part of one of them."""
-    resources = {"zero_stage": 2, "offload_optimizer": True, "micro_batch_size": 1}
+    resources = {"workers": 1, "zero_stage": 2, "offload_optimizer": True, "micro_batch_size": 1}
     lab = {"gpu": "H100", "gpus": 8, "cpus": 64, "memory_gib": 512}
     with pytest.raises(InputError, match=r"6 workers on a node take 6 × .* max_concurrent_groups: (\d)") as caught:
         on(study(tmp_path, "Qwen2.5-7B", {"full": FULL}, resources), lab=lab)
@@ -143,7 +144,7 @@ def test_what_all_groups_on_a_node_offload_must_fit_its_memory(tmp_path, rows):
 
 
 def test_a_proposal_that_offloads_says_what_all_workers_of_a_node_take(tmp_path, rows):
-    value = study(tmp_path, "Qwen2.5-32B", {"full": FULL}, {"serve_gpus": 2})
+    value = study(tmp_path, "Qwen2.5-32B", {"full": FULL}, {"workers": 1, "serve_gpus": 2})
     with pytest.raises(InputError) as caught:
         on(value, lab={"gpu": "H100", "gpus": 4, "cpus": 64, "memory_gib": 1024})
     proposal = re.search(
@@ -396,3 +397,64 @@ def test_nodes_that_report_their_gpus_decide_what_is_left_open_and_no_id_depends
     there = needs_of_engines(chosen(40), plan.to_sample, None)
     assert [need.shape.gpus for need in there] == [2]
     assert [engine.to_json()["gpus"] for engine in planned_engines(chosen(40), None)] == [2]
+
+
+def on_gpus(value: dict[str, Any], *gibs: int, gpus: int = 8) -> Plan:
+    """The plan on a node of `gpus` GPUs for each of these memories of one."""
+    plan = build_plan(Study.model_validate(value), Store(value["storage"]), weights=False)
+    reports = [Report(faults=(), clock=0.0, gpu_bytes=gib << 30, host_bytes=1 << 40) for gib in gibs]
+    return on_nodes(plan, [(Node(96, gpus), report) for report in reports], has_driver_resource=True)
+
+
+def test_fine_tunes_whose_workers_are_left_open_run_on_the_narrowest_groups_that_the_gpus_hold(tmp_path, rows):
+    """As `plan` proposes, and as many of them at once as there is room for; no id depends on it."""
+    value = left_open(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {}, seeds=list(range(8))))
+    large, small = on_gpus(value, 141, 141), on_gpus(value, 40, 40)
+    trial = large.trials[0]
+    assert (large.resources_of(trial).workers, large.resources_of(trial).zero_stage) == (1, 0)
+    several = small.resources_of(trial)
+    assert (several.workers, several.zero_stage) == (4, 3)
+    assert several.micro_batch_size == 1, "what is given stays"
+    # On two nodes of eight GPUs: sixteen groups of one, four of four, all of them even.
+    for plan, groups in ((large, 16), (small, 4)):
+        capacity = Capacity.of([Node(96, 8)] * 2, has_driver_resource=True)
+        (wave,) = waves_of(plan)
+        assert len(groups_of(plan, wave, capacity)) == groups
+        assert concurrent_groups(plan.resources_of(trial), capacity, len(wave)) == groups
+    assert [one.trial_id for one in small.trials] == [one.trial_id for one in large.trials]
+    (planned,) = on(value, gpu={"machine": "p4d.24xlarge", "count": 2}).training
+    assert planned.resources == several
+    (note,) = shape_notes(small)
+    assert note.startswith("m · lora: workers: 4, zero_stage: 3, micro_batch_size: 1; ")
+    assert small.refreshed(Store(value["storage"])).resources_of(trial) == several
+
+
+@pytest.mark.parametrize(
+    ("given", "workers"),
+    [
+        ({"workers": 2}, 2),
+        ({"models": {"m": {"workers": 1}}}, 1),
+        ({"recipes": {"lora": {"workers": 8}}}, 8),
+        # Without GPUs nothing is chosen.
+        ({"gpus_per_worker": 0}, 1),
+    ],
+)
+def test_the_workers_that_a_study_gives_stay(tmp_path, rows, given, workers):
+    plan = on_gpus(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, given), 40)
+    assert plan.resources_of(plan.trials[0]).workers == workers
+    assert plan.shapes == {}
+
+
+def test_what_fits_no_gpus_stays_as_it_is_given(tmp_path, rows):
+    plan = on_gpus(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {"zero_stage": 0}), 40)
+    assert plan.shapes == {}
+    plan = on_gpus(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {}), 22, gpus=1)
+    assert plan.shapes == {}
+
+
+def test_a_pass_in_tokens_and_what_else_is_given_stays_where_only_the_workers_are_open(tmp_path, rows):
+    given = {"micro_batch_size": 2, "micro_batch_tokens": 4096, "max_concurrent_groups": 1, "cpus_per_worker": 4.0}
+    plan = on_gpus(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, given), 40)
+    found = plan.resources_of(plan.trials[0])
+    assert found.workers > 1
+    assert found.model_dump(include=given.keys()) == given
