@@ -1,4 +1,4 @@
-"""What ten kills cost a fine-tune, of its process, worker, node and command, at random moments: steps and seconds are printed."""
+"""What ten kills cost a fine-tune (of process, worker, node, command, cluster) at random moments: steps and seconds are printed."""
 
 import contextlib
 import json
@@ -65,7 +65,7 @@ def enough_steps(base: str) -> int:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("what", ["worker", "raylet", "driver"])
+@pytest.mark.parametrize("what", ["worker", "raylet", "driver", "cluster"])
 def test_ten_kills(tmp_path, what, capsys):
     """Each at a random moment of the two intervals after a new snapshot, so that it is the product that bounds what is lost."""
     base = make_base(tmp_path / "base")
@@ -77,6 +77,8 @@ def test_ten_kills(tmp_path, what, capsys):
         if what == "raylet":
             # Two nodes of one core: the fine-tune goes on on the other one, and a new one takes the place of the lost.
             run.nodes = stack.enter_context(ray_nodes(1, 1))
+        if what == "cluster":
+            run.nodes = stack.enter_context(ray_nodes(1))
         run.start()
         for _ in range(KILLS):
             run.kill(what)

@@ -102,7 +102,7 @@ class Killed:
             )
 
     def kill(self, what: str, *, go_on: bool = True) -> None:
-        """Kill the worker, its node or the command a random moment after a snapshot that was not there before.
+        """Kill the worker, its node, the command or the whole cluster a random moment after a snapshot that was not there before.
 
         go_on: whether a command that ended by it is started again.
         """
@@ -115,6 +115,10 @@ class Killed:
         elif what == "raylet":
             assert self.nodes is not None
             self.nodes.kill(self.nodes.of(self._worker()))
+        elif what == "cluster":
+            assert self.nodes is not None
+            assert self.command is not None
+            self.nodes.kill_all(self.command.pid)
         else:
             assert self.command is not None
             self.command.send_signal({"driver": signal.SIGKILL, "stop": signal.SIGTERM, "ctrl-c": signal.SIGINT}[what])
@@ -132,8 +136,12 @@ class Killed:
         if ends and not go_on:
             return
         if ends:
-            # A worker ends a moment after its driver.
-            time.sleep(1.0)
+            if what == "cluster":
+                assert self.nodes is not None
+                self.nodes.start_again()
+            else:
+                # A worker ends a moment after its driver.
+                time.sleep(1.0)
             at = time.time()
             self.start()
         self._wait(lambda: self._recovered(at, is_told=not ends) is not None, "a step after the kill")

@@ -23,17 +23,22 @@ class Nodes:
     """
 
     def __init__(self, cpus: Sequence[int], head_cpus: int = 0) -> None:
-        from ray.cluster_utils import Cluster
-
         common = {"node_ip_address": "127.0.0.1", "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
         self._common = {**common, "include_dashboard": False}
+        self._cpus, self._head_cpus = tuple(cpus), head_cpus
+        self._start()
+
+    def _start(self) -> None:
+        from ray.cluster_utils import Cluster
+
         self._cluster = Cluster(
             initialize_head=True,
-            head_node_args={**self._common, "num_cpus": head_cpus, "resources": {DRIVER_RESOURCE: 1000.0}},
+            head_node_args={**self._common, "num_cpus": self._head_cpus, "resources": {DRIVER_RESOURCE: 1000.0}},
         )
         self.address: str = self._cluster.address
-        self.workers: list[Any] = [self.add(count) for count in cpus]
+        self.workers: list[Any] = [self.add(count) for count in self._cpus]
         self._cluster.wait_for_nodes()
+        os.environ["RAY_ADDRESS"] = self.address
 
     def add(self, cpus: int, gpus: int = 0) -> Any:
         """Start one more node; its GPUs are what Ray is told, and need not be there."""
@@ -47,6 +52,20 @@ class Nodes:
     def kill(self, node: Any) -> None:
         """SIGKILL the raylet of a node and its processes, as a machine that loses power."""
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def kill_all(self, *others: int) -> None:
+        """SIGKILL everything at once, head and workers, and other processes: a power cut."""
+        nodes = [self._cluster.head_node, *self._cluster.worker_nodes]
+        started = [info.process.pid for node in nodes for infos in node.all_processes.values() for info in infos]
+        roots = [psutil.Process(pid) for pid in (*started, *others) if psutil.pid_exists(pid)]
+        for process in {one for root in roots for one in (root, *root.children(recursive=True))}:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def start_again(self) -> None:
+        """Start the same nodes anew, after `kill_all`: another cluster, at another address, that knows nothing of the first."""
+        self._cluster.shutdown()
+        self._start()
 
     def close(self) -> None:
         """End all raylets."""
@@ -63,7 +82,6 @@ def raylet_of(node: Any) -> int:
 def ray_nodes(*cpus: int, head_cpus: int = 0) -> Iterator[Nodes]:
     """Start a cluster with worker nodes of these CPUs, and name it in RAY_ADDRESS while the block runs."""
     nodes = Nodes(cpus, head_cpus)
-    os.environ["RAY_ADDRESS"] = nodes.address
     try:
         yield nodes
     finally:

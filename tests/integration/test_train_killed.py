@@ -1,9 +1,10 @@
-"""A trial whose worker and command are killed and stopped at random moments ends with the curve of one that never was."""
+"""A trial whose worker, command and cluster are killed and stopped at random moments ends with the curve of an unbroken one."""
 
 import contextlib
 
 import pytest
 from killing import Killed
+from ray_nodes import ray_nodes
 from tiny_base import make_base
 
 pytestmark = pytest.mark.slow
@@ -13,25 +14,33 @@ SLACK_S = 1.5
 """A step, the snapshot itself, and the looks in between, on a machine that does other things too."""
 
 
-def test_a_killed_worker_and_command_and_a_stopped_one_cost_at_most_the_interval_and_a_line_each(tmp_path):
-    """A lost node is in test_lost_nodes.py; ten of each in tests/benchmarks."""
+def test_a_killed_worker_command_and_cluster_and_a_stop_cost_at_most_the_interval_and_a_line_each(tmp_path):
+    """A lost node is in test_lost_nodes.py; ten of each in tests/benchmarks.
+
+    With the cluster everything is gone but the storage: head, worker node, workers and command.
+    """
     run = Killed(make_base(tmp_path / "base"), tmp_path / "store", {"steps": 400, "minutes": MINUTES})
     expected = run.unbroken_curve()
-    with contextlib.closing(run):
+    with contextlib.ExitStack() as stack:
+        stack.callback(run.close)
         run.start()
         run.kill("worker")
+        # The command that follows the killed one has no Ray of its own, but two nodes.
+        run.nodes = stack.enter_context(ray_nodes(1))
         run.kill("driver")
+        run.kill("cluster")
         run.kill("stop", go_on=False)
     for kill in run.kills:
         assert kill.seconds_lost <= 60 * MINUTES + SLACK_S, kill
-    of_worker, of_driver, *_ = run.said()
+    of_worker, of_driver, of_cluster, *_ = run.said()
     assert "worker 0 died; it goes on after step" in of_worker, run.output
     assert "goes on after step" in of_driver, run.output
-    assert run.output.count("goes on after step") == 2
+    assert "goes on after step" in of_cluster, run.output
+    assert run.output.count("goes on after step") == 3
     assert "1 of 1 trials in training took a snapshot just now" in run.output
     # The rest in this process: that a command goes on has been seen.
     records, result = run.go_on_here()
     assert [record.step for record in records] == list(range(1, 401))
     assert [record.loss for record in records] == expected
     assert [one.after_step for one in result.resumed] == sorted(one.after_step for one in result.resumed)
-    assert len(result.resumed) == 3
+    assert len(result.resumed) == 4
