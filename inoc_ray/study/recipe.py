@@ -28,7 +28,9 @@ _MODULES_TO_SAVE = (
 )
 _OPTIMIZER = (
     "there is one optimizer, AdamW with its state in full (12 bytes for each trained parameter, 1 GB for rank 32 on 7B). "
-    "To save memory use resources.zero_stage and resources.offload_optimizer, which leave the weights as they are"
+    "To save memory use resources.zero_stage and resources.offload_optimizer, which leave the weights as they are. AdamW in 8 bit "
+    "does not: it rounds its moments in blocks of the numbers that a worker happens to hold, and the same trial would get "
+    "other weights under another ZeRO stage or with another number of workers (docs/studies.md)"
 )
 _PASSES = (
     "recipe.batch_size counts the rows of an optimizer step over all workers; how many go into a forward pass is "

@@ -225,6 +225,8 @@ def test_what_is_no_step_is_refused_with_its_place_and_nothing_of_the_library(tm
         {"bits": 4},
         {"lora": {"use_dora": True}},
         {"packing": True},
+        {"optim": "adamw_8bit"},
+        {"optimizer": "adamw_8bit"},
     ],
 )
 def test_what_other_trainers_offer_is_refused_with_the_reason(tmp_path, inoc_ray, recipe):
