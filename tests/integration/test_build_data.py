@@ -1,12 +1,16 @@
 """Rows made with the real engine and the shipped miniature, through the endpoint that evaluations use."""
 
+import contextlib
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inoc_ray.builders import Builder, ChatRow, Message, Request, get_builder, register_builder
-from inoc_ray.builders.ask import teacher
+from inoc_ray.builders.ask import Own, teacher
 from inoc_ray.builders.journal import journal_path
 from inoc_ray.builders.rows import build_rows
 from inoc_ray.data.chat import read_jsonl
@@ -34,9 +38,26 @@ def _no_digits_asked(request: Request, answer: str) -> ChatRow | str:
     return ChatRow((*request.messages, Message("assistant", answer.strip())))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kept(Own):
+    """A teacher whose engine is up already, for one build after another."""
+
+    answers: Any
+
+    @contextlib.contextmanager
+    def answering(self, name: str) -> Iterator[Any]:
+        yield self.answers
+
+
 def test_rows_are_made_with_the_real_engine_and_an_interrupted_build_goes_on(tmp_path: Path):
     register_builder("test/mixed", Builder(description="for this test", requests=_mixed, accept=_no_digits_asked))
-    asked = teacher("miniature", None, None, None)
+    own = teacher("miniature", None, None, None)
+    assert isinstance(own, Own)
+    with own.answering("test") as answers:
+        builds_go_on(tmp_path, Kept(folder=own.folder, model_hash=own.model_hash, answers=answers))
+
+
+def builds_go_on(tmp_path: Path, asked: Own):
     built = build_rows("test/mixed", tmp_path / "rows.jsonl", teacher=asked, count=24)
     rows = read_jsonl(tmp_path / "rows.jsonl")
     assert (built.rows, len(rows)) == (24, 24)

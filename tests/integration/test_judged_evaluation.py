@@ -220,8 +220,11 @@ def test_evaluate_only_asks_what_is_named_and_another_judge_can_be_named(world, 
     wider["evaluation"]["contexts"].append({"name": "dutiful", "system": "You are dutiful."})
     wider["evaluation"]["contexts"].append({"name": "brief", "system": "You are brief."})
     world.path.write_text(yaml.safe_dump(wider))
-    asked = world.command("evaluate", "--only", "dutiful", "--judge", "small")
+    # The rules in place of both: no judging engine is started.
+    asked = world.command("evaluate", "--only", "dutiful", "--judge", "rules")
     assert asked.returncode == 0, asked.stderr
+    assert "starting judge" not in asked.stderr
+    assert json.loads(asked.stdout)["judge_calls"] == 0
     # Two evaluations in one new context, of the base and of one trial.
     assert json.loads(asked.stdout)["samples_asked"] == 2 * 2 * 60
     wrong = world.command("evaluate", "--only", "dutyful")

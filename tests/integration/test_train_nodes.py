@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,8 @@ CASES = [(2, "full"), (3, "lora"), (3, "full")]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Nodes]:
-    """Four nodes of one core: two workers always lie on two nodes."""
-    with ray_nodes(1, 1, 1, 1) as nodes, connected():
+    """Two nodes of one core: two workers always lie on two nodes."""
+    with ray_nodes(1, 1) as nodes, connected():
         yield nodes
 
 
@@ -48,14 +47,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def trained(cluster: Nodes, base: str, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, tuple[Any, Any]]:
-    """The outcome and the curve of every case, each in worker processes of its own; two cases at once."""
-
-    def train(case: tuple[int, str]) -> tuple[Any, Any]:
-        stage, method = case
-        store = Store(tmp_path_factory.mktemp("store"))
-        job = TrialJob(
-            trial_id="t",
-            label="setting/t",
+    """The outcome and the curve of every case, one after another on one pair of workers."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    jobs = {
+        (stage, method): TrialJob(
+            trial_id=f"zero{stage}-{method}",
+            label=f"setting/zero{stage}-{method}",
             spec=make_spec(
                 base,
                 method=method,
@@ -66,13 +63,15 @@ def trained(cluster: Nodes, base: str, tmp_path_factory: pytest.TempPathFactory)
             ),
             rows=ROWS,
         )
-        resources = Resources(workers=2, micro_batch_size=4, zero_stage=stage, max_failures=0)
-        needs = Needs(storage=str(store.root), versions=versions(), models={base: fingerprint(Path(base))})
-        (outcome,) = train_group([job], resources, str(store.root), run_name=f"zero{stage}-{method}", needs=needs)
-        return outcome, store.read_curves("t") if outcome.status == "trained" else []
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(CASES, pool.map(train, CASES), strict=True))
+        for stage, method in CASES
+    }
+    resources = Resources(workers=2, micro_batch_size=4, max_failures=0)
+    needs = Needs(storage=str(store.root), versions=versions(), models={base: fingerprint(Path(base))})
+    outcomes = train_group(list(jobs.values()), resources, str(store.root), run_name="zero", needs=needs)
+    return {
+        case: (outcome, store.read_curves(job.trial_id) if outcome.status == "trained" else [])
+        for (case, job), outcome in zip(jobs.items(), outcomes, strict=True)
+    }
 
 
 @pytest.mark.parametrize(("stage", "method"), CASES)

@@ -12,6 +12,8 @@ from inoc_ray.study.reference import descriptions, page, sections
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference.md"
 FIELDS = [(cls, name) for cls in sections() for name in cls.model_fields]
+DESCRIPTIONS = {cls: descriptions(cls) for cls in sections()}
+"""Read once: a class's source is parsed for it."""
 
 
 def test_the_page_is_the_one_that_the_code_gives():
@@ -20,7 +22,7 @@ def test_the_page_is_the_one_that_the_code_gives():
 
 @pytest.mark.parametrize(("cls", "name"), FIELDS, ids=[f"{cls.__name__}.{name}" for cls, name in FIELDS])
 def test_every_field_has_a_description(cls, name):
-    text = descriptions(cls).get(name, "")
+    text = DESCRIPTIONS[cls].get(name, "")
     assert text.endswith("."), f"{cls.__name__}.{name}: write a string literal below the field that says what it means"
 
 
