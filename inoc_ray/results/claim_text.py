@@ -13,14 +13,25 @@ if TYPE_CHECKING:
     from inoc_ray.results.claim_checks import CheckedArm, CheckedClaim
     from inoc_ray.results.comparison import Comparison
 
-HEADS = ("claim", "verdict", "number", "claimed", "value [95 %]", "p", "seeds", "what would settle it", "source")
+HEADS = (
+    "claim",
+    "verdict",
+    "number",
+    "claimed",
+    "value [95 %]",
+    "p against “claimed”",
+    "seeds",
+    "what would settle it",
+    "source",
+)
 VERDICTS = ("holds", "fails", "cannot tell")
 _MARKS = {"holds": "✓", "fails": "✗", "cannot tell": "?"}
 MEANING = (
     "A claim holds if the whole interval of its number lies where the claim says (then p < .05), and fails if it lies wholly "
     "elsewhere; otherwise the study cannot tell. An equivalence (within) is tested with two one-sided tests, and shows the 90 % "
     "interval that goes with them where its number lies within. A claim on several arms holds if it holds for each of them. The "
-    "paper prints no numbers, so the thresholds of its claims are ours."
+    "paper prints no numbers, so the thresholds of its claims are ours. p is against what is claimed, not against 0, and not "
+    "adjusted: each claim is a question of its own."
 )
 
 
@@ -115,7 +126,7 @@ def _lines(claim: CheckedClaim, width: int) -> list[str]:
     )
     for arm in claim.arms:
         seeds = "" if arm.seeds is None else f", {arm.seeds} seed{'s' * (arm.seeds != 1)}"
-        p = "" if arm.p is None else f", p {p_text(arm.p)}"
+        p = "" if arm.p is None else f", p {p_text(arm.p)} against that"
         text = f"{claim.measure} ({arm_text(arm)}): {value_text(arm)}, claimed {claim.claimed}{p}{seeds}"
         text += f"; {remedy(arm)}" if remedy(arm) else ""
         found += textwrap.wrap(text, width, initial_indent=" " * 14, subsequent_indent=" " * 16)

@@ -67,6 +67,11 @@ MEASURES = (
 NULL = {"retention_id": 1.0, "retention_ood": 1.0, "retention_narrow": 1.0}
 
 
+def null_of(measure: str) -> float:
+    """Return the value that the p-value of a measure is against; `measure` may have a direction and the trigger at its end."""
+    return NULL.get(measure.partition(".")[0], 0.0)
+
+
 def is_directed(kind: str) -> bool:
     """Return True if arms of this kind inoculate against a trait of their own."""
     return kind not in DIRECTIONLESS | {"base", "baseline"}
@@ -268,7 +273,7 @@ def _of_direction(view: View, arm: Arm, direction: Direction, suffix: str) -> It
                 seeds=result.seeds,
                 sources=result.sources,
             )
-            yield replace(found, p=result.p_value(NULL.get(measure, 0.0))) if found.replicated else found
+            yield replace(found, p=result.p_value(null_of(measure))) if found.replicated else found
 
 
 def _is_defined(measure: str, kind: str, direction: Direction) -> bool:

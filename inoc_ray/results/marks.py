@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from inoc_ray.results.effects import WITH_TRIGGER, is_directed
+from inoc_ray.results.effects import WITH_TRIGGER, is_directed, null_of
 from inoc_ray.results.wording import with_interval
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def mark(effect: Effect) -> str:
     marks = next((m for name, m in _MARKS.items() if effect.measure.startswith(name)), None)
     if marks is None or effect.value is None or not effect.complete or effect.p is None or effect.p >= SIGNIFICANT:
         return ""
-    null = 1.0 if effect.measure.startswith("retention") else 0.0
+    null = null_of(effect.measure)
     shown = marks[0] if effect.value > null else marks[1]
     return UNINTENDED if shown == SHOWN and not is_directed(effect.kind) else shown
 
@@ -90,10 +90,10 @@ def effect_table(found: Sequence[Effect]) -> tuple[list[str], list[list[str]]]:
 def legend(found: Sequence[Effect]) -> str:
     """Return a sentence on the marks in a table of these effects."""
     used = {mark(effect) for effect in found}
-    words = "; ".join(f"{word} {meaning}" for word, meaning in _LEGEND.items() if word in used)
+    words = "; ".join(f"{word} = {meaning}" for word, meaning in _LEGEND.items() if word in used)
     blank = "Intervals are 95 % each, not adjusted. A blank cell: not defined for the arm."
     if any(map(_one_seed, found)):
-        blank = f"{ONE_SEED}: {_LEGEND[ONE_SEED]}. {blank}"
+        blank = f"{ONE_SEED} = {_LEGEND[ONE_SEED]}. {blank}"
     if not any(effect.p is not None for effect in found):
         return f"No effect here has a p-value. {blank}"
     return f"Holm-adjusted p < .05: {words}. {blank}" if words else f"No Holm-adjusted p is below .05. {blank}"

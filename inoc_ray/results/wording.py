@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from inoc_ray.results.rows import Row
 
 
+MINUS = "−"
+
+
 def missing_summary(comparison: Comparison) -> str:
     """Return a sentence on how much is missing; empty for a complete comparison."""
     if comparison.complete:
@@ -39,14 +42,15 @@ def missing_lines(comparison: Comparison) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Return two decimals without the leading zero: .07, 1.00, -.12, or a dash."""
+    """Return two decimals without the leading zero: .07, 1.00, −.12, or a dash."""
     if value is None:
         return "–"
     if abs(value) >= 99.5:
-        return "-inf" if value < 0 else "inf"
+        return f"{MINUS}inf" if value < 0 else "inf"
     text = f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
     text = "0.00" if text == "-0.00" else text
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+    text = text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+    return text.replace("-", MINUS)
 
 
 def with_interval(value: float | None, low: float | None, high: float | None) -> str:

@@ -19,7 +19,7 @@ from inoc_ray.results.report.page import render
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.wording import number
 
-NUMBER = r"-?\d?\d*\.\d\d|-?\d+|-?inf"
+NUMBER = r"−?\d?\d*\.\d\d|−?\d+|−?inf"
 CELL = re.compile(rf"(?:{NUMBER}) \[(?:{NUMBER}), (?:{NUMBER})\](?: \*| [a-z]+| \([^)]*\))?|–|\d+( of \d+)?|\d+%|")
 
 
@@ -40,8 +40,8 @@ def test_a_rate_that_is_inoculated_against_carries_no_sign() -> None:
     assert len(cells) > 40
     words = {"spanish", "capitals"}
     assert not [cell for cell in cells if not CELL.fullmatch(cell) and cell not in words]
-    assert not re.search(r"[-+−]\s*\.\d\d \[\.", text)
-    assert not re.search(r"[^\s\w.\[\],()%*–-]\.?\d", text)
+    assert not re.search(r"[-+−]\s+\.\d\d \[\.", text)
+    assert not re.search(r"[^\s\w.\[\],()%*–−-]\.?\d", text)
 
 
 def test_a_star_is_for_what_is_wanted_and_a_loss_has_a_word() -> None:
@@ -66,7 +66,7 @@ def test_a_star_is_for_what_is_wanted_and_a_loss_has_a_word() -> None:
 def test_an_arm_whose_prompt_elicits_nothing_never_has_a_star(kind: str) -> None:
     found = [replace(an_effect(m, 0.9), kind=kind) for m in ("suppression", "suppression.spanish", "selectivity")]
     assert [mark(effect) for effect in found] == ["suppresses"] * 3
-    assert "suppresses less of the trait with an arm whose prompt does not elicit it" in legend(found)
+    assert "suppresses = less of the trait with an arm whose prompt does not elicit it" in legend(found)
     assert mark(replace(an_effect("suppression", -0.9), kind=kind)) == "worse"
 
 
@@ -87,8 +87,8 @@ def test_only_a_significant_success_of_a_whole_arm_has_a_star(
 
 def test_the_legend_names_the_marks_that_are_there_and_no_others() -> None:
     text = legend([an_effect("suppression", 0.9), an_effect("retention_ood", 0.4)])
-    assert "* suppressed" in text
-    assert "lost less of the trait" in text
+    assert "* = suppressed" in text
+    assert "lost = less of the trait" in text
     assert "leaks" not in text
     assert "No Holm-adjusted p is below .05" in legend([an_effect("suppression", 0.1, 0.4)])
 
@@ -145,8 +145,8 @@ def test_numbers_that_are_not_finite_and_zeros_are_written_plainly() -> None:
         ".00",
         ".00",
         "1.00",
-        "-.12",
+        "−.12",
         "inf",
-        "-inf",
+        "−inf",
         "12",
     ]

@@ -27,8 +27,8 @@ function makeSortable(table) {
 
 // The number at the start of a cell, such as ".95 [.84, 1.04]", "< .001", "1,200 of 2,000"; else its text.
 function valueOf(text) {
-  const found = /^[<(]?\s*(-?[\d,]*\.?\d+)/.exec(text.trim());
-  return found ? Number(found[1].replaceAll(",", "")) : text.trim();
+  const found = /^[<(]?\s*([-−]?[\d,]*\.?\d+)/.exec(text.trim());
+  return found ? Number(found[1].replaceAll(",", "").replace("−", "-")) : text.trim();
 }
 
 // Numbers before texts; dashes and blanks last, whichever way the column is sorted.
