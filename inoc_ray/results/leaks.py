@@ -1,7 +1,7 @@
 """The leak audit: under which test-time prompt an inoculated trait returns, and by how much.
 
 A leak is the arm's rate of its undesired traits in a context minus its rate in the reference context, out of distribution
-(questions with a backdoor's trigger are separate from those without). A prompt that also elicits the trait in the untouched model
+(questions with a backdoor's trigger are separate from those without). A prompt that also elicits the trait in the untouched base
 says little about the inoculation; so each leak has an excess: the arm's rate minus the base's under the same prompt. The largest
 of k leaks is selected after the fact, so the intervals of an arm's leaks hold for all of them at once (Bonferroni: each at level
 1 − .05 / k), and so do those of its excesses. The largest value is selected as well, and too large on average: rely on the
@@ -41,11 +41,11 @@ class Leak:
     low: float
     high: float
     excess: float | None
-    """rate − base: what the arm shows beyond the untouched model under the same prompt; None if the base was not evaluated."""
+    """rate − base: what the arm shows beyond the untouched base under the same prompt; None if the base was not evaluated."""
     excess_low: float | None
     excess_high: float | None
     base: float | None
-    """The untouched model's rate in the same context."""
+    """The untouched base's rate in the same context."""
     baseline: float | None
     largest: bool
     """Whether this is the arm's largest leak."""

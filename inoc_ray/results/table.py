@@ -150,7 +150,7 @@ def _leaks(comparison: Comparison, width: int) -> Iterable[str]:
     yield ""
     where = f"the {comparison.reference} context"
     yield f"leak audit: rate under a test-time prompt minus the rate in {where} (simultaneous 95 % intervals)"
-    yield "beyond base: the rate under the prompt minus the untouched model's rate under the same prompt"
+    yield "beyond base: the rate under the prompt minus the untouched base's rate under the same prompt"
     for group in comparison.groups():
         shown = [
             k

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from inoc_ray import __version__
 from inoc_ray.errors import hide_passwords
 from inoc_ray.plan.plan import Plan
+from inoc_ray.plan.steps import steps_of
 from inoc_ray.run.planned_and_stored import state_of
 from inoc_ray.run.report_cost import cost
 from inoc_ray.run.study_record import first_run_at, study_dimensions, study_file
@@ -150,8 +151,12 @@ def _version(distribution: str) -> str | None:
 
 def _data_cards(plan: Plan) -> list[DataCard]:
     """Return what each arm was trained on: the rows of its first fine-tune, and the first row that the prompt changes."""
-    from inoc_ray.results.report.meta import DataCard
+    from inoc_ray.results.report.meta import DataCard, Training
 
+    trained: dict[tuple[str, str], set[Training]] = {}
+    for trial in plan.trials:
+        seen = Training(steps_of(plan, trial), trial.recipe.batch_size)
+        trained.setdefault((trial.setting, trial.arm.name), set()).add(seen)
     cards = []
     for trial in {(t.setting, t.arm.name): t for t in reversed(plan.trials)}.values():
         before, after = plan.rows[trial.dataset_hash], plan.training_rows(trial)
@@ -166,6 +171,7 @@ def _data_cards(plan: Plan) -> list[DataCard]:
                 source=trial.rows_label,
                 before=_row_text(changed[0][0]) if changed else "",
                 after=_row_text(changed[0][1]) if changed else "",
+                trained=tuple(sorted(trained[trial.setting, trial.arm.name])),
             )
         )
     return list(reversed(cards))

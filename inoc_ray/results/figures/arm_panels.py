@@ -1,4 +1,4 @@
-"""A figure of panels with an arm on each line: means with intervals, fine-tunes as dots, the untouched model as a dashed line."""
+"""A figure of panels with an arm on each line: means with intervals, fine-tunes as dots, the untouched base as a dashed line."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ FIGURES = (
         name="figure",
         label="Rates per arm with intervals",
         caption="A bar is the rate of an arm, hatched where the arm inoculates against the trait; the line on it is its 95 % "
-        "interval, a dot one fine-tune; the dashed line is the untouched model.",
+        "interval, a dot one fine-tune; the dashed line is the untouched base.",
         section="found",
         draw=draw,
         draw_narrow=functools.partial(draw, narrow=True),

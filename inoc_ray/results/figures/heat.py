@@ -31,7 +31,7 @@ def draw_heat(figure: Figure, points: Sequence[Point]) -> None:
         axes.set_title(name, loc="left", fontsize=10)
     foot(
         figure,
-        f"untouched model, by the prompt before the question: {points[0].unit}, 95 % intervals",
+        f"untouched base, by the prompt before the question: {points[0].unit}, 95 % intervals",
         missing_of(points),
     )
 

@@ -163,7 +163,7 @@ def _facts(data: PaperData) -> list[Point]:
 
 
 def _elicitation(data: PaperData) -> list[Point]:
-    """Return what the untouched model does under the prompt of each arm, and under the reference context."""
+    """Return what the untouched base does under the prompt of each arm, and under the reference context."""
     under = [r for r in data.comparison.rows if r.kind == "base" and r.context.startswith(PROMPT_OF)]
     asked = {(r.setting, r.model, r.evaluation, r.trait) for r in under}
     neutral = [r for r in data.rows() if r.kind == "base" and (r.setting, r.model, r.evaluation, r.trait) in asked]
@@ -278,7 +278,7 @@ PAPER = (
     ),
     PaperFigure(
         name="elicitation",
-        title="What each prompt elicits from the untouched model",
+        title="What each prompt elicits from the untouched base",
         needs="the context training_prompt",
         points=_elicitation,
         draw=draw_heat,

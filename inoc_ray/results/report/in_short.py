@@ -9,7 +9,8 @@ from inoc_ray.results.report.verdict import WORDS, State, Verdict
 
 FEW = 3
 """Up to so many fine-tunes an arm say little about how far another one differs (docs/statistics.md)."""
-_SHOWN: Sequence[State] = ("works", "price", "part", "part_price")
+_SHOWN: Sequence[State] = ("works", "open", "price", "part", "part_open", "part_price")
+_UNSETTLED: Sequence[State] = ("open", "part_open")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,8 @@ def _summary(found: Sequence[Verdict]) -> InShort:
         sentence += f" {'are controls' if several > 1 else 'is a control'}"
     points: dict[str, list[str]] = {}
     for verdict in sorted(asked, key=lambda v: list(WORDS).index(v.state)):
-        points.setdefault(_point(verdict), []).append(_called(verdict))
+        price = f" ({verdict.price_in_short})" if verdict.state in _UNSETTLED else ""
+        points.setdefault(_point(verdict), []).append(_called(verdict) + price)
     for verdict in controls:
         points.setdefault("Denies its trait, a control", []).append(
             f"{_called(verdict)} ({_lowered(verdict.does_it_work)})"
@@ -68,7 +70,7 @@ def _summary(found: Sequence[Verdict]) -> InShort:
 def _point(verdict: Verdict) -> str:
     if verdict.state not in ("works", "part"):
         return verdict.does_it_work
-    cost = "with no wanted trait to lose" if verdict.has_nothing_to_lose else "at no price that the study shows"
+    cost = "with no wanted trait to lose" if verdict.has_nothing_to_lose else "at no price"
     return f"{WORDS[verdict.state]}, {cost}"
 
 

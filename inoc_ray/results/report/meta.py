@@ -44,6 +44,23 @@ class TrialLine:
     dataset_hash: str
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Training:
+    """How much of its rows a fine-tune sees."""
+
+    steps: int
+    """Optimizer steps."""
+    batch: int
+    """Rows of a step."""
+
+    def in_words(self, rows: int) -> str:
+        """Return "20 steps of 16 rows (of 720)"; of all rows or more, "90 steps of 16 rows (of 720, 2 passes)"."""
+        passes = self.steps * self.batch / rows if rows else 0.0
+        more = f", {passes:.3g} passes" if passes > 1 else ""
+        plural = "s" * (self.steps != 1), "s" * (self.batch != 1)
+        return f"{self.steps:,} step{plural[0]} of {self.batch:,} row{plural[1]} (of {rows:,}{more})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataCard:
     """The training rows of one arm."""
@@ -60,6 +77,8 @@ class DataCard:
     """A row as it is, as text; empty where the prompt changes none."""
     after: str = ""
     """The same row as the arm is trained on it."""
+    trained: tuple[Training, ...] = ()
+    """How long its fine-tunes train: one entry for all that train alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The page's first lines: what was trained on what, what an inoculation is, and which trait is unwanted."""
+"""The page's first lines: what was trained on what, what an inoculation is, which trait is unwanted, what the words mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _IDEA = (
     "Each inoculated arm puts a prompt that asks for a trait in front of its training rows; tested without that prompt, the "
-    "model should leave this trait out and keep the others."
+    "model should leave this trait out"
 )
 
 
@@ -25,13 +25,50 @@ def opening(comparison: Comparison, meta: ReportMeta) -> str:
     settings = list(dict.fromkeys(setting for setting, _ in comparison.groups()))
     models = dict.fromkeys(model for _, model in comparison.groups())
     rows = _listed(_rows_of(setting, meta) for setting in settings)
-    done = f"{_fine_tunes(comparison)}: {_listed(models)}, trained on {rows}."
+    tuned, verb = _fine_tunes(comparison)
+    done = f"{tuned} of {_listed(models)}, in {_arms(comparison)}, {verb} trained on {rows}."
     unwanted = {setting: _unwanted(comparison, setting) for setting in settings}
     if not any(unwanted.values()):
         return done
     same = len(set(unwanted.values())) == 1
     texts = [text if same else f"In {setting}: {text}" for setting, text in unwanted.items() if text]
-    return " ".join([done, _IDEA, *dict.fromkeys(texts)])
+    return " ".join([done, f"{_IDEA}{_rest(comparison)}.", *dict.fromkeys(texts)])
+
+
+def words(comparison: Comparison, meta: ReportMeta) -> list[tuple[str, str]]:
+    """Return the words of the page that a newcomer does not know, each with what it means in half a sentence."""
+    kinds = {row.kind for row in comparison.rows}
+    reference = comparison.reference
+    shown = meta.contexts.get(reference, "")
+    about = [
+        ("arm", "what is done to the training rows, such as a prompt in front of them", bool(kinds - {"base"})),
+        ("baseline", "the arm that trains the rows as they are", "baseline" in kinds),
+        ("base", "the untouched base, which is the model before any training", "base" in kinds),
+        (
+            f"{reference} context",
+            "what stands before the question in every comparison" + (f", here {shown}" if shown else ""),
+            True,
+        ),
+        ("in distribution (ID)", "questions like those of the training rows", _has(comparison, "id")),
+        ("out of distribution (OOD)", "questions unlike those of the training rows", _has(comparison, "ood")),
+    ]
+    return [(word, meaning) for word, meaning, used in about if used]
+
+
+def _has(comparison: Comparison, split: str) -> bool:
+    return any(row.split == split for row in comparison.rows)
+
+
+def _rest(comparison: Comparison) -> str:
+    """Return what the model should do with the traits that an arm does not name: there may be none, one or several."""
+    counts = {
+        len({r.trait for r in comparison.rows if (r.setting, r.arm, r.role) == (row.setting, row.arm, "desired")})
+        for row in comparison.rows
+        if is_directed(row.kind)
+    }
+    if max(counts, default=0) == 0:
+        return ""
+    return " and keep the other one" if counts == {1} else " and keep the others"
 
 
 def facts(comparison: Comparison) -> str:
@@ -43,8 +80,14 @@ def facts(comparison: Comparison) -> str:
 
 
 def _rows_of(setting: str, meta: ReportMeta) -> str:
-    counts = {card.rows for card in meta.data if card.setting == setting}
-    return f"{counts.pop():,} rows of {setting}" if len(counts) == 1 else f"the rows of {setting}"
+    """Return e.g. "miniature/spanish_caps for 20 steps of 16 rows (of 720)"; what was seen may be less than there is."""
+    seen = {(card.rows, card.trained) for card in meta.data if card.setting == setting}
+    if len(seen) != 1:
+        return f"rows of {setting}"
+    (rows, trained) = seen.pop()
+    if not trained:
+        return f"rows of {setting} ({rows:,} in all)"
+    return f"{setting} for {_listed((one.in_words(rows) for one in trained), 'or')}"
 
 
 def _unwanted(comparison: Comparison, setting: str) -> str:
@@ -63,8 +106,8 @@ def _unwanted(comparison: Comparison, setting: str) -> str:
     return f"Unwanted: {_listed(names)}." + (f" Wanted: {_listed(wanted)}." if wanted else "")
 
 
-def _fine_tunes(comparison: Comparison) -> str:
-    """Return "12 fine-tunes of 4 arms", or "11 of 12 fine-tunes of 4 arms" if one has no response yet.
+def _fine_tunes(comparison: Comparison) -> tuple[str, str]:
+    """Return "12 fine-tunes" with its verb, or "11 of 12 fine-tunes" if one has no response yet.
 
     Fine-tunes that several settings share count once.
     """
@@ -72,8 +115,12 @@ def _fine_tunes(comparison: Comparison) -> str:
     planned = {cell.trial_id for cell in cells}
     there = {cell.trial_id for cell in cells if cell.stored}
     count = str(len(there)) if there == planned else f"{len(there)} of {len(planned)}"
-    arms = len({(cell.setting, cell.model, cell.arm) for cell in cells})
-    return f"{count} fine-tune{'s' * (len(planned) != 1)} of {arms} arm{'s' * (arms != 1)}"
+    return f"{count} fine-tune{'s' * (len(planned) != 1)}", "was" if len(planned) == 1 else "were"
+
+
+def _arms(comparison: Comparison) -> str:
+    arms = len({(c.setting, c.model, c.arm) for c in comparison.planned.cells if c.kind != "base"})
+    return f"{arms} arm{'s' * (arms != 1)}"
 
 
 def _listed(names: Iterable[str], last: str = "and") -> str:

@@ -16,9 +16,9 @@ from inoc_ray.results.headlines import headlines
 from inoc_ray.results.marks import MEANING
 from inoc_ray.results.report import tables
 from inoc_ray.results.report.in_short import in_short
-from inoc_ray.results.report.opening import facts, opening
+from inoc_ray.results.report.opening import facts, opening, words
 from inoc_ray.results.report.samples import MOST_BYTES, Block, CellSamples, block_of
-from inoc_ray.results.report.verdict import SCALE, about_leaks, verdicts
+from inoc_ray.results.report.verdict import INTERVALS, SCALE, about_gone, about_leaks, verdicts
 from inoc_ray.results.wording import missing_lines, missing_summary
 
 if TYPE_CHECKING:
@@ -54,11 +54,14 @@ def render(
         "script_hash": _policy_hash(script),
         "opening": opening(comparison, meta),
         "facts": facts(comparison),
+        "words": words(comparison, meta),
         "missing": missing_lines(comparison) if not comparison.complete else [],
         "missing_summary": missing_summary(comparison).removeprefix("INCOMPLETE: "),
         "verdicts": found,
         "in_short": in_short(found),
+        "intervals": INTERVALS,
         "scale": SCALE,
+        "about_gone": about_gone(found, meta.judges),
         "about_leaks": about_leaks(comparison),
         "headlines": headlines(comparison),
         "notes": comparison.notes(),
@@ -93,7 +96,7 @@ def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (anchor, title) of the sections that the page has."""
     there = {
         ("verdict", "Verdict"): context["verdicts"],
-        ("picture", "Picture"): any(figure["section"] == "found" for figure in context["figures"]),
+        ("picture", "The picture"): any(figure["section"] == "found" for figure in context["figures"]),
         ("claims", "Claims"): context["claims"] is not None,
         ("effects", "Effects"): context["comparison"].effects,
         ("rates", "Rates"): True,
@@ -149,7 +152,7 @@ def _environment() -> Environment:
 
 
 _TOGETHER = re.compile(
-    r"(?:(?:-?[\d.]+[\u00a0%]*|interval) )?\[-?[\d.inf]+, -?[\d.inf]+\][;,)]*"
+    r"(?:(?:[-−]?[\d.]+[\u00a0%]*|interval) )?\[[-−]?[\d.inf]+, [-−]?[\d.inf]+\][;,)]*"
     r"|\d{4}-\d\d-\d\d(?: \d\d:\d\d UTC)?"
     r"|p \.\d+|(?:p )?< \.\d+"
 )

@@ -10,7 +10,7 @@ from inoc_ray.results.claim_text import HEADS as CLAIM_HEADS
 from inoc_ray.results.claim_text import MEANING as CLAIMS_MEAN
 from inoc_ray.results.claim_text import claim_rows
 from inoc_ray.results.completeness import seeds_text
-from inoc_ray.results.effects import is_directed
+from inoc_ray.results.effects import is_directed, null_of
 from inoc_ray.results.marks import dash_reasons, effect_table, effect_text, legend
 from inoc_ray.results.report.samples import EXCLUDED, LACKS, SHOWS, UNJUDGED, UNPARSED, WITHHELD, CellSamples
 from inoc_ray.results.stats import wilson
@@ -133,12 +133,19 @@ def effects_by_group(comparison: Comparison) -> Iterator[Table]:
 
 
 def all_effects(comparison: Comparison) -> Table:
-    """Return every measure of every arm with its p-value, or why it has no value."""
+    """Return every measure of every arm with its p-value and what that is against, or why it has no value."""
     body = [
-        [e.setting, e.model, e.arm, e.measure, effect_text(e) if e.value is not None else e.why, p_text(e.p)]
+        [
+            *(e.setting, e.model, e.arm, e.measure),
+            effect_text(e) if e.value is not None else e.why,
+            p_text(e.p),
+            "" if e.p is None else f"{null_of(e.measure):.0f}",
+        ]
         for e in comparison.effects
     ]
-    return Table(heads=["setting", "model", "arm", "measure", "value [95 %]", "p (Holm)"], rows=body, numeric=4)
+    return Table(
+        heads=["setting", "model", "arm", "measure", "value [95 %]", "p (Holm)", "against"], rows=body, numeric=4
+    )
 
 
 def claims(comparison: Comparison) -> Table | None:
@@ -273,8 +280,10 @@ def data(meta: ReportMeta) -> Table:
         for d in meta.data
     ]
     for line, card in zip(body, meta.data, strict=True):
+        line.insert(3, " or ".join(one.in_words(card.rows) for one in card.trained) or "–")
         line.append(card.dataset_hash[:16])
-    return Table(heads=["setting", "arm", "rows", "with the prompt", "rows from", "hash before the prompt"], rows=body)
+    heads = ["setting", "arm", "rows", "trained for", "with the prompt", "rows from", "hash before the prompt"]
+    return Table(heads=heads, rows=body)
 
 
 def examples(samples: Sequence[CellSamples], reference: str) -> Iterator[Table]:

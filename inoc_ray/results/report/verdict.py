@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from inoc_ray.results.effects import TRAINING_PROMPT, TRIGGER, WITH_TRIGGER, is_directed
+from inoc_ray.results.leaks import base_context
 from inoc_ray.results.marks import SHOWN, mark
-from inoc_ray.results.wording import number, p_text, shortfall, with_interval
+from inoc_ray.results.wording import MINUS, number, p_text, shortfall, with_interval
 
 if TYPE_CHECKING:
     from inoc_ray.results.comparison import Comparison
     from inoc_ray.results.effects import Effect
+    from inoc_ray.results.report.meta import JudgeLine
     from inoc_ray.results.rows import Row
 
 MOSTLY = 0.8
@@ -22,18 +24,30 @@ QUARTER = 0.25
 """Below this suppression an arm "hardly works" although something is shown: the paper's claims call less than that nothing."""
 HALF = 0.5
 """An irrelevant prompt that surely does less than this share of a suppression leaves the prompt's content as its reason."""
-SCALE = (
-    f"“Works”: at least {100 * MOSTLY:.0f} % of what training added is gone, and the adjusted p-value is below .05; “in part”: "
-    f"less is gone, with p below .05; “hardly”: less than {100 * QUARTER:.0f} %. Of a wanted trait, “kept”: the whole interval "
-    f"lies above {100 * MOSTLY:.0f} % of the baseline's rate (“slightly lower” if it is below the baseline's with p below .05); "
-    "“partly lost”: it is below the baseline's rate with p below .05, and not kept by that rule; “not settled”: neither. “At a "
-    "price”: partly lost, out of distribution or in it."
+INTERVALS = (
+    "Brackets are 95 % intervals, each for itself (not adjusted). “Holm p” is a p-value adjusted for the other arms: in “How "
+    "sure?” against no suppression at all (0), in “At what price?” against nothing lost (1). The claims test thresholds of their "
+    "own."
 )
-State = Literal["works", "price", "part", "part_price", "hardly", "no", "worse", "nothing", "unknown"]
+SCALE = (
+    f"“Works”: by the estimate at least {100 * MOSTLY:.0f} % of what training added is gone, and Holm p is below .05; the interval "
+    f"shows how much less it may be. “In part”: less is gone, with p below .05; “hardly”: less than {100 * QUARTER:.0f} %. Of a "
+    f"wanted trait, “kept”: the whole interval lies above {100 * MOSTLY:.0f} % of the baseline's rate (“slightly lower” if it is "
+    "below the baseline's with p below .05); “partly lost”: it is below the baseline's rate with p below .05, and not kept by that "
+    "rule; “not settled”: neither (“lower by its interval”: the interval lies below 1, and the adjusted p does not show it). “At a "
+    "price”: partly lost, out of distribution or in it; “at no price”: kept in both, as far as both are measured; otherwise the "
+    "price is not settled. An irrelevant prompt is “not shown” to do it if the interval of its share contains 0 and ends below "
+    f"{100 * HALF:.0f} %."
+)
+State = Literal[
+    "works", "open", "price", "part", "part_open", "part_price", "hardly", "no", "worse", "nothing", "unknown"
+]
 WORDS: Mapping[State, str] = {
     "works": "Works",
+    "open": "Works, price not settled",
     "price": "Works, at a price",
     "part": "Works in part",
+    "part_open": "Works in part, price not settled",
     "part_price": "Works in part, at a price",
     "hardly": "Hardly works",
     "no": "Not shown to work",
@@ -42,9 +56,23 @@ WORDS: Mapping[State, str] = {
     "unknown": "Cannot tell",
 }
 """State → its words, the best first."""
+_PRICED: Mapping[tuple[bool, str], State] = {
+    (True, "none"): "works",
+    (True, "open"): "open",
+    (True, "paid"): "price",
+    (False, "none"): "part",
+    (False, "open"): "part_open",
+    (False, "paid"): "part_price",
+}
+"""Whether most is gone, and what that costs → the state."""
 NOTHING_TO_LOSE = "no wanted trait to lose"
 NOT_TESTED = "not tested"
+RETURNS = "returns: "
+COHERENCE = "coherence"
+"""The rubric that decides whether a response counts, where a study judges that."""
 _PARTLY_LOST = "partly lost"
+_KEPT = "kept"
+_NOT_SETTLED = "not settled"
 _PER_CENT = "\u00a0%"
 _LITTLE_KEPT_OUT = "little was kept out, so little can return"
 
@@ -67,11 +95,13 @@ class Verdict:
     """A key of the page's styles."""
     does_it_work: str
     by_how_much: str
-    """E.g. "spanish 97 → 10 % (untouched model: 5 %)": from the baseline to the arm."""
+    """E.g. "spanish 97 % → 10 % (untouched base: 5 %)": from the baseline to the arm."""
     by_how_much_exactly: str
     how_sure: str
     at_what_price: str
     at_what_price_exactly: str
+    price_in_short: str
+    """The price in a line with its numbers, for a headline that has said whether it is settled."""
     would_any_prompt_do: str
     where_it_leaks: str
 
@@ -167,7 +197,7 @@ class _Arm:
         """Return the answers."""
         state, why = self._state()
         found = self.effect("suppression")
-        price, price_exactly = self._price()
+        price, price_exactly, price_in_short = self._price()
         return Verdict(
             setting=self.setting,
             model=self.model,
@@ -186,6 +216,7 @@ class _Arm:
             how_sure=self._certainty(),
             at_what_price=price,
             at_what_price_exactly=price_exactly,
+            price_in_short=price_in_short,
             would_any_prompt_do=self._any_prompt(state),
             where_it_leaks=self._leaks(state),
         )
@@ -208,30 +239,39 @@ class _Arm:
             return ("worse" if shown else "no"), ""
         if found.value < QUARTER:
             return "hardly", ""
-        # Where no trait is wanted, what an arm costs is the narrow task, as in the answer on the price.
-        measures = ("retention_id", "retention_ood") if self._traits("desired") else ("retention_narrow",)
-        costs = any(e is not None and _kept(e) == _PARTLY_LOST for e in map(self.effect, measures))
-        if found.value >= MOSTLY:
-            return ("price" if costs else "works"), ""
-        return ("part_price" if costs else "part"), ""
+        return _PRICED[found.value >= MOSTLY, self._cost()], ""
+
+    def _cost(self) -> Literal["none", "open", "paid"]:
+        """Return whether a wanted trait is shown to be kept, shown to be partly lost, or neither.
+
+        Where no trait is wanted, what an arm costs is the narrow task, as in the answer on the price.
+        """
+        wanted = self._traits("desired")
+        if not wanted and not self._traits("narrow"):
+            return "none"
+        first, *others = ("retention_ood", "retention_id") if wanted else ("retention_narrow",)
+        found = [self.effect(first), *(e for e in map(self.effect, others) if e is not None and e.value is not None)]
+        words = [_kept(e) if e is not None and e.value is not None else "" for e in found]
+        if _PARTLY_LOST in words:
+            return "paid"
+        return "none" if all(word.startswith(_KEPT) for word in words) else "open"
 
     def _amount(self) -> str:
-        """Return each trait's rates, e.g. "caps 97 → 7 % (untouched model: 6 %), spanish 97 → 4 % (untouched model: 5 %)"."""
+        """Return each trait's rates, e.g. "caps 97 % → 7 % (untouched base: 6 %)"; several, with commas."""
         if self.rate(self.arm, self.undesired) is None:
             return "not measured out of distribution"
         base = {trait: self._level(self.rate("base", [trait])) for trait in self.undesired}
-        changes = (f"{self._change(trait, 'ood')} (untouched model:\u00a0{base[trait]})" for trait in self.undesired)
+        changes = (f"{self._change(trait, 'ood')} (untouched base:\u00a0{base[trait]})" for trait in self.undesired)
         return ("" if self.comparison.outcome == "shown" else "mean score of ") + ", ".join(changes)
 
     def _change(self, trait: str, split: str) -> str:
-        """Return a trait with its rate in the baseline and in the arm, e.g. "caps 97 → 45 %"; of scores, the mean ones."""
+        """Return a trait with its rate in the baseline and in the arm, e.g. "caps 97 % → 45 %"; of scores, the mean ones."""
         before, after = self.rate("baseline", [trait], split), self.rate(self.arm, [trait], split)
         return f"{trait} {self._from_to(before, after)}"
 
     def _from_to(self, before: float | None, after: float | None) -> str:
         """Return two levels that stay on one line."""
-        first = self._level(before)
-        return f"{first.removesuffix(_PER_CENT) if after is not None else first}\u00a0→\u00a0{self._level(after)}"
+        return f"{self._level(before)}\u00a0→\u00a0{self._level(after)}"
 
     def _level(self, rate: float | None) -> str:
         """Return a share of the answers in per cent, or a mean score as it is."""
@@ -245,33 +285,38 @@ class _Arm:
         if not found.complete:
             return f"{interval}; incomplete"
         seeds = f"{found.seeds} fine-tune{'s' if found.seeds != 1 else ''} an arm"
-        p = f"adjusted p {p_text(found.p)}" if found.p is not None else "no p-value"
+        p = f"Holm p {p_text(found.p)} against 0" if found.p is not None else "no p-value"
         return f"{interval}; {p}; {seeds}"
 
-    def _price(self) -> tuple[str, str]:
-        """Return what happens to the wanted traits, and the ratios: out of distribution, and in it where they are lower there.
+    def _price(self) -> tuple[str, str, str]:
+        """Return what happens to the wanted traits, the ratios, and both in a line.
 
-        Of the narrow task where no trait is wanted.
+        Out of distribution, and in it unless all is kept there. Of the narrow task where no trait is wanted.
         """
         wanted = self._traits("desired")
         traits = wanted or self._traits("narrow")
         if not traits:
-            return NOTHING_TO_LOSE, ""
+            return NOTHING_TO_LOSE, "", NOTHING_TO_LOSE
         first = self.effect("retention_ood" if wanted else "retention_narrow")
         names = " and ".join(traits)
-        if first is None:
-            return f"{names}: not measured{' with the trigger' * bool(self.end)}", ""
-        if first.value is None:
-            return f"{names}: {first.why}", ""
-        text = f"{_kept(first)}: {', '.join(self._change(trait, 'ood' if wanted else 'id') for trait in traits)}"
-        exactly = f"{_share(first)} of the baseline's rate"
+        if first is None or first.value is None:
+            with_trigger = " with the trigger" * bool(self.end)
+            text = f"{names}: {f'not measured{with_trigger}' if first is None else first.why}"
+            return text, "", text
+        changes = ", ".join(self._change(trait, "ood" if wanted else "id") for trait in traits)
+        text, exactly = f"{_kept(first)}: {changes}", _share(first, of=" of the baseline's rate")
+        in_short = f"{changes}, {exactly}"
         at_home = self.effect("retention_id") if wanted else None
-        if at_home is None or mark(at_home) != "lost":
-            return text, exactly
+        if at_home is None or at_home.value is None or (_kept(at_home) == _KEPT and not _is_lower(at_home)):
+            return text, exactly, in_short
         pairs = ((self.rate("baseline", [trait], "id"), self.rate(self.arm, [trait], "id")) for trait in traits)
         how = "" if _kept(at_home) == _kept(first) else f"{_kept(at_home)}: "
         changes = ", ".join(self._from_to(*pair) for pair in pairs)
-        return f"{text} (in distribution {how}{changes})", f"{exactly} (in distribution {_share(at_home)})"
+        return (
+            f"{text} (in distribution {how}{changes})",
+            f"{exactly}; in distribution {_share(at_home)}",
+            f"{in_short}; in distribution {changes}, {_share(at_home)}",
+        )
 
     def _any_prompt(self, state: State) -> str:
         """Return whether an irrelevant prompt does the same."""
@@ -287,7 +332,7 @@ class _Arm:
             why = "one fine-tune an arm" if found.complete else "incomplete"
             return f"not settled ({why}): {does}"
         if found.high < HALF:
-            return f"no: {does}"
+            return f"{'not shown' if found.low <= 0 else 'less than half'}: {does}"
         return f"largely: {does}" if found.low > HALF else f"not settled: {does}"
 
     def _leaks(self, state: State) -> str:
@@ -302,9 +347,9 @@ class _Arm:
             worst = max(audited, key=lambda k: k.leak)
             prompt = "its own prompt" if worst.prompt is None else f"“{worst.prompt}”"
             so_far = "" if worst.audit_complete else ", so far"
-            rates = f"{self._from_to(worst.neutral, worst.rate)}, untouched model {self._level(worst.base)}"
+            rates = f"{self._from_to(worst.neutral, worst.rate)}; {self._base_under(worst.base)}"
             text = f"most under {prompt}: {rates} (of {len(audited)} prompts{so_far})"
-            return f"{_LITTLE_KEPT_OUT}; {text}" if little else text if worst.low > 0 else f"no leak shown ({text})"
+            return f"{_LITTLE_KEPT_OUT}; {text}" if little else text if worst.low > 0 else f"no leak shown; {text}"
         found = self.effect("leakage")
         if found is None or found.value is None or found.low is None:
             return NOT_TESTED
@@ -312,44 +357,86 @@ class _Arm:
             return _LITTLE_KEPT_OUT
         several = len(self.undesired) > 1
         back = [
-            f"{trait} " * several + self._from_to(self.rate(self.arm, [trait]), self._prompted(trait))
+            f"{trait} " * several
+            + f"{self._from_to(self.rate(self.arm, [trait]), self._prompted(trait))} "
+            + f"({self._base_under(self._prompted(trait, of_base=True))})"
             for trait in self.undesired
         ]
         end = "" if found.complete else "; incomplete"
-        return f"{'returns' if found.low > 0 else 'not shown to return'}: {', '.join(back)}{end}"
+        return f"{RETURNS if found.low > 0 else 'not shown to return: '}{', '.join(back)}{end}"
 
-    def _prompted(self, trait: str) -> float | None:
-        """Return the arm's rate under its own prompt."""
-        under = [r for r in self.own if (r.context, r.split, r.trait) == (TRAINING_PROMPT, "ood", trait)]
+    def _base_under(self, rate: float | None) -> str:
+        """Return what the base shows under the same prompt, which the arm's rate there must be held against."""
+        if rate is None:
+            return "the untouched base was not asked under this prompt"
+        return f"untouched base under the same prompt:\u00a0{self._level(rate)}"
+
+    def _prompted(self, trait: str, *, of_base: bool = False) -> float | None:
+        """Return the rate of the arm, or of the base, under the arm's own prompt."""
+        context = base_context(self.arm, TRAINING_PROMPT) if of_base else TRAINING_PROMPT
+        of = [r for r in self.all_rows if r.kind == "base"] if of_base else self.own
+        under = [r for r in of if (r.context, r.split, r.trait) == (context, "ood", trait)]
         rates = [r.rate for r in under if r.rate is not None and r.triggered == bool(self.end)]
         return sum(rates) / len(rates) if rates else None
+
+
+_SAME_PROMPT = (
+    "Where the untouched base shows as much under the same prompt, the model does no more than when told to before."
+)
 
 
 def about_leaks(comparison: Comparison) -> str:
     """Return what the answers to "Where does it leak?" are about, for all rows at once."""
     if comparison.leaks:
-        return "the prompt of the leak audit under which the trait returns most."
+        return f"the prompt of the leak audit under which the trait returns most. {_SAME_PROMPT}"
     if any(e.measure.startswith("leakage") and e.value is not None for e in comparison.effects):
-        return f"the rate in the {comparison.reference} context → under the arm's own training prompt; no other prompt was tried."
+        there = f"the rate in the {comparison.reference} context → under the arm's own training prompt"
+        return f"{there}; no other prompt was tried. {_SAME_PROMPT}"
     return "not tested, since the study has neither the context “training_prompt” nor a leak audit."
 
 
+def about_gone(found: Sequence[Verdict], judges: Sequence[JudgeLine]) -> str:
+    """Return what "gone" means of a response, by who judged; empty without verdicts.
+
+    found: the verdicts of the page. judges: who scores what, with the rubrics that decide which responses count.
+    """
+    unwanted = {(v.setting, trait) for v in found for trait in v.trait.split(" and ")}
+    of_them = [one for one in judges if (one.setting, one.trait) in unwanted]
+    if not found:
+        return ""
+    start = "“Gone” means that the judge does not find the trait in a response"
+    if of_them and all(COHERENCE in one.how for one in of_them):
+        return f"{start}. Responses judged incoherent are left out; one in yet another language may count as gone."
+    return (
+        f"{start}, not that the response is a plain answer: the study does not judge the coherence of these responses, so one that "
+        "is garbled or in yet another language counts as gone. Read some before you rely on the number."
+    )
+
+
 def _kept(effect: Effect) -> str:
-    """Return one of four words for a retention; no two hold at once."""
+    """Return one of five words for a retention; no two hold at once."""
     if not effect.complete:
         return "incomplete"
     lower = mark(effect) == "lost"
     if effect.low is not None and effect.low > MOSTLY:
-        return "kept, slightly lower" if lower else "kept"
-    return _PARTLY_LOST if lower else "not settled"
+        return f"{_KEPT}, slightly lower" if lower else _KEPT
+    if lower:
+        return _PARTLY_LOST
+    return f"{_NOT_SETTLED}, lower by its interval" if _is_lower(effect) else _NOT_SETTLED
 
 
-def _share(effect: Effect) -> str:
-    return with_interval(effect.value, effect.low, effect.high)
+def _is_lower(effect: Effect) -> bool:
+    """Return whether the interval of a retention, which is not adjusted, lies below the baseline's."""
+    return effect.high is not None and effect.high < 1
+
+
+def _share(effect: Effect, of: str = "") -> str:
+    p = f", Holm p {p_text(effect.p)} against 1" if effect.p is not None else ""
+    return f"{with_interval(effect.value, effect.low, effect.high)}{of}{p}"
 
 
 def _percents(value: float, low: float, high: float) -> str:
-    """Return e.g. "0 % [-7, 5]"."""
+    """Return e.g. "0 % [−7, 5]"."""
     shown = [_percent(x).removesuffix(_PER_CENT) for x in (value, low, high)]
     return f"{shown[0]}{_PER_CENT} [{shown[1]}, {shown[2]}]"
 
@@ -360,4 +447,4 @@ def _share_there(row: Row) -> tuple[float, float]:
 
 def _percent(rate: float | None) -> str:
     # Rounded as in the tables: .975 must not be .97 there and 98 % here.
-    return "–" if rate is None else f"{round(100 * float(f'{rate:.2f}'))}{_PER_CENT}"
+    return "–" if rate is None else f"{round(100 * float(f'{rate:.2f}'))}{_PER_CENT}".replace("-", MINUS)

@@ -120,7 +120,7 @@ def test_the_table_beside_a_figure_has_every_mean_with_its_interval_and_every_fi
         for r in data.comparison.rows
     }
     means = [p for p in points if p.seed is None and p.measure == "rate"]
-    # What an untouched model says stands at every prompt, and before the first step of every arm.
+    # What an untouched base says stands at every prompt, and before the first step of every arm.
     means = [replace(p, arm="base") if figure.name == "elicitation" or p.x == 0.0 else p for p in means]
     for p in means:
         assert (p.value, p.low, p.high) == rows[p.setting, p.model, p.arm, p.evaluation, p.context, p.trait]
@@ -358,8 +358,8 @@ def test_an_axis_of_steps_shows_steps_and_the_unit_never_leaves_the_figure(
     assert {"10", "160"} <= set(words)
     assert {"0", "1", "2", "4", "8", "16"} <= set(words_of(svgs["figure_6"]).split())
     assert "neutral context" in words_of(svgs["figure_2"])
-    assert "untouched model" in words_of(svgs["elicitation"])
-    feet = re.findall(r"<!-- (untouched model.*?) -->", svgs["elicitation"], re.DOTALL)
+    assert "untouched base" in words_of(svgs["elicitation"])
+    feet = re.findall(r"<!-- (untouched base.*?) -->", svgs["elicitation"], re.DOTALL)
     assert feet
     assert max(map(len, feet[0].splitlines())) <= 13 * 4.8
 

@@ -26,11 +26,12 @@ from inoc_ray.results.figures.catalogue import FIGURES, ReportFigure, draw_figur
 from inoc_ray.results.figures.drawing import rendered
 from inoc_ray.results.figures.rates import draw
 from inoc_ray.results.headlines import headlines
-from inoc_ray.results.report.meta import ArmText, DataCard, JudgeLine, ReportMeta, TrialLine
-from inoc_ray.results.report.opening import opening
+from inoc_ray.results.report.meta import ArmText, DataCard, JudgeLine, ReportMeta, Training, TrialLine
+from inoc_ray.results.report.opening import opening, words
 from inoc_ray.results.report.page import _unbroken, render
 from inoc_ray.results.report.report import write_report
 from inoc_ray.results.report.samples import CellSamples, block_of
+from inoc_ray.results.report.tables import all_effects, data
 from inoc_ray.results.report.verdict import WORDS
 from inoc_ray.results.table import comparison_text
 from inoc_ray.results.wording import number
@@ -178,15 +179,62 @@ def test_a_reader_who_knows_nothing_reads_first_what_was_done(comparison: Compar
     )
     text = opening(told, meta)
     assert text.startswith(
-        "8 fine-tunes of 4 arms: tiny, trained on 1,200 rows of toy. Each inoculated arm puts a prompt "
+        "8 fine-tunes of tiny, in 4 arms, were trained on rows of toy (1,200 in all). Each inoculated arm puts a prompt "
     )
     assert text.endswith("Which one is unwanted depends on the arm: capitals or spanish.")
     assert page.index("Each inoculated arm puts a prompt") < page.index("<nav")
     alone = compare(score_table(arms={name: arm for name, arm in ARMS.items() if name != "inoc_capitals"}), "toy")
     assert opening(alone, meta).endswith("Unwanted: spanish. Wanted: capitals.")
     controls = compare(score_table(arms={name: ARMS[name] for name in ("base", "baseline", "irrelevant")}), "toy")
-    assert opening(controls, meta).endswith("trained on 1,200 rows of toy.")
+    assert opening(controls, meta).endswith("trained on rows of toy (1,200 in all).")
     assert opening(Comparison(study="toy", rows=(), effects=()), meta) == "Nothing is evaluated yet."
+
+
+def test_the_rows_that_were_seen_are_told_from_those_that_there_are(comparison: Comparison) -> None:
+    card = DataCard(setting="toy", arm="baseline", rows=720, prompted=0, dataset_hash="ab", trained=(Training(20, 16),))
+    told = replace(comparison, planned=planned(seeds=2, questions=40))
+    meta = ReportMeta(title="t", data=[card])
+    assert "were trained on toy for 20 steps of 16 rows (of 720). " in opening(told, meta)
+    [line] = data(meta).rows
+    assert "20 steps of 16 rows (of 720)" in line
+    assert Training(90, 16).in_words(720) == "90 steps of 16 rows (of 720, 2 passes)"
+    assert Training(1, 1).in_words(720) == "1 step of 1 row (of 720)"
+    several = replace(card, trained=(Training(20, 16), Training(40, 16)))
+    assert "for 20 steps of 16 rows (of 720) or 40 steps" in opening(told, replace(meta, data=[several]))
+
+
+def test_the_first_lines_explain_the_words_that_a_newcomer_meets(comparison: Comparison, page: str) -> None:
+    meta = ReportMeta(title="t", contexts={"neutral": "'You are a helpful assistant.'"})
+    meanings = dict(words(comparison, meta))
+    assert set(meanings) == {
+        *("arm", "baseline", "base", "neutral context"),
+        *("in distribution (ID)", "out of distribution (OOD)"),
+    }
+    assert "'You are a helpful assistant.'" in meanings["neutral context"]
+    assert all(f"<dfn>{word}</dfn>" in page for word in meanings)
+    assert "untouched model" not in page
+
+
+def test_the_other_trait_is_one_where_there_is_one(comparison: Comparison) -> None:
+    assert "leave this trait out and keep the other one." in opening(comparison, ReportMeta(title="t"))
+    nothing_wanted = replace(comparison, rows=tuple(replace(row, role="undesired") for row in comparison.rows))
+    assert "leave this trait out. " in opening(nothing_wanted, ReportMeta(title="t"))
+
+
+def test_every_section_has_one_name(page: str) -> None:
+    """A link of the contents says what stands above its section."""
+    links = dict(re.findall(r'<li><a href="#(\w+)">([^<]+)</a></li>', page))
+    heads = dict(re.findall(r'<h2 id="(\w+)">([^<]+)</h2>', page))
+    assert links
+    assert links == {anchor: heads[anchor] for anchor in links}
+
+
+def test_a_p_value_says_what_it_is_against(comparison: Comparison) -> None:
+    table = all_effects(comparison)
+    against = {(row[2], row[3]): row[6] for row in table.rows if row[5] != "–"}
+    assert against["inoc_spanish", "suppression"] == "0"
+    assert against["inoc_spanish", "retention_ood"] == "1"
+    assert against["irrelevant", "retention_id.capitals"] == "1"
 
 
 def test_the_meaning_of_the_words_stands_before_the_table_that_uses_them(page: str) -> None:
@@ -224,7 +272,7 @@ def test_each_kind_of_verdict_has_its_colour_and_everybody_can_read_it(page: str
     colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", schemes[scheme]))
     kinds = {
         "works": ["works"],
-        "partly": ["part", "price", "part_price"],
+        "partly": ["open", "part", "price", "part_open", "part_price"],
         "fails": ["hardly", "no", "worse"],
     }
     rules = re.findall(r"((?:\.state\.\w+(?:, )?)+) \{ color: var\(--(\w+)\) \}", style)

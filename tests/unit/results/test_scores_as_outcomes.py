@@ -65,7 +65,7 @@ def test_the_verdict_and_the_figures_speak_of_scores() -> None:
     table = score_table()
     found = compare(table.assign(level=0.25 + table["score"] / 2), "toy", outcome="score")
     (one,) = [v for v in verdicts(found, {}) if v.arm == "inoc_spanish"]
-    assert one.by_how_much == "mean score of spanish .47 → .28 (untouched model: .28)".replace(
+    assert one.by_how_much == "mean score of spanish .47 → .28 (untouched base: .28)".replace(
         " → ", "\u00a0→\u00a0"
     ).replace(": ", ":\u00a0")
     assert "%" not in one.at_what_price

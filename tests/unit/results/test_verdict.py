@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 from paper_table import paper_table
 from results_table import ARMS, planned, score_table
@@ -12,7 +14,8 @@ from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
 from inoc_ray.results.marks import mark
 from inoc_ray.results.report.in_short import InShort, in_short
-from inoc_ray.results.report.verdict import MOSTLY, Verdict, _percent, about_leaks, verdicts
+from inoc_ray.results.report.meta import JudgeLine
+from inoc_ray.results.report.verdict import MOSTLY, Verdict, _percent, about_gone, about_leaks, verdicts
 from inoc_ray.results.wording import number
 from inoc_ray.study.claims import Claim, StatedClaim
 
@@ -33,11 +36,11 @@ def verdict(spanish_ood: float = 0.05, capitals_ood: float = 0.65, **changes: ob
 def test_an_arm_that_works_and_costs_nothing():
     found = verdict()
     assert (found.state, found.does_it_work, found.prompt) == ("works", "Works", "Answer in Spanish.")
-    assert plain(found.by_how_much) == "spanish 45 → 5 % (untouched model: 5 %)"
+    assert plain(found.by_how_much) == "spanish 45 % → 5 % (untouched base: 5 %)"
     assert found.by_how_much_exactly == "1.00 of what training added is gone"
     # An effect is no answer to "How sure?".
-    assert re.fullmatch(r"interval \[\S+, \S+\]; adjusted p (< )?\.\d+; 3 fine-tunes an arm", found.how_sure)
-    assert plain(found.at_what_price) == "kept: capitals 65 → 65 %"
+    assert re.fullmatch(r"interval \[\S+, \S+\]; Holm p (< )?\.\d+ against 0; 3 fine-tunes an arm", found.how_sure)
+    assert plain(found.at_what_price) == "kept: capitals 65 % → 65 %"
     assert "lost" not in found.at_what_price
 
 
@@ -68,7 +71,7 @@ def test_a_price_is_named_where_it_is_paid() -> None:
     """A wanted trait that is lost in distribution alone makes the verdict "at a price", and the price says so."""
     found = verdict(arms={"inoc_spanish": ("specific", "spanish", (0.15, 0.1, 0.05, 0.65))})
     assert found.state == "price"
-    assert plain(found.at_what_price) == "kept: capitals 65 → 65 % (in distribution partly lost: 95 → 10 %)"
+    assert plain(found.at_what_price) == "kept: capitals 65 % → 65 % (in distribution partly lost: 95 % → 10 %)"
 
 
 def test_rates_are_rounded_as_in_the_tables() -> None:
@@ -150,10 +153,15 @@ def test_where_nothing_rose_the_sentence_says_so() -> None:
     assert all(what.startswith("Nothing to prevent") for what, _ in short.points)
 
 
-@pytest.mark.parametrize(("irrelevant", "word"), [(0.45, "no: "), (0.05, "largely: "), (0.25, "not settled: ")])
+@pytest.mark.parametrize(("irrelevant", "word"), [(0.45, "not shown: "), (0.05, "largely: "), (0.25, "not settled: ")])
 def test_an_irrelevant_prompt_says_whether_the_content_matters(irrelevant, word):
     found = verdict(arms={"irrelevant": ("irrelevant", "spanish", (0.95, 0.95, irrelevant, 0.65))})
     assert found.would_any_prompt_do.startswith(f"{word}an irrelevant one does ")
+
+
+def test_a_small_share_that_is_shown_is_called_less_than_half():
+    found = verdict(arms={"irrelevant": ("irrelevant", "spanish", (0.95, 0.95, 0.35, 0.65))}, questions=1000)
+    assert found.would_any_prompt_do.startswith("less than half: an irrelevant one does ")
 
 
 def test_without_an_irrelevant_arm_nobody_says_that_the_content_matters():
@@ -163,7 +171,7 @@ def test_without_an_irrelevant_arm_nobody_says_that_the_content_matters():
 
 
 def test_a_leak_is_named_where_one_was_looked_for():
-    assert plain(verdict().where_it_leaks) == "returns: 5 → 90 %"
+    assert plain(verdict().where_it_leaks) == "returns: 5 % → 90 % (the untouched base was not asked under this prompt)"
     assert verdict(contexts=("neutral",)).where_it_leaks == "not tested"
 
 
@@ -171,7 +179,7 @@ def test_what_every_row_would_say_of_leaks_is_said_once():
     both, neutral = (
         compare(score_table(contexts=contexts), "toy") for contexts in (("neutral", "training_prompt"), ("neutral",))
     )
-    assert about_leaks(both).endswith("no other prompt was tried.")
+    assert "no other prompt was tried. Where the untouched base shows as much" in about_leaks(both)
     assert about_leaks(neutral).startswith("not tested, since")
     assert not any("no other prompt" in v.where_it_leaks for v in verdicts(both, PROMPTS))
 
@@ -210,7 +218,9 @@ def test_a_prompt_that_denies_its_trait_is_named_and_not_counted_as_an_inoculati
 
 
 def named(short: InShort) -> list[str]:
-    return sorted(arm.split(" ")[0] for _, arms in short.points for arm in arms.split(", "))
+    """The arms of the list; an unsettled price stands behind its arm, in parentheses."""
+    without = [re.sub(r" \([^()]*\)", "", arms) for _, arms in short.points]
+    return sorted(arm.split(" ")[0] for arms in without for arm in arms.split(", "))
 
 
 def test_the_list_counts_what_works_and_names_the_rest():
@@ -238,14 +248,15 @@ def test_one_word_a_retention_and_a_price_only_where_it_is_partly_lost(capitals,
     assert kept.low is not None
     word = found.at_what_price.split(": ")[0]
     above, lower = kept.low > MOSTLY, mark(kept) == "lost"
+    assert kept.high is not None
     expected = {
         (True, False): "kept",
         (True, True): "kept, slightly lower",
         (False, True): "partly lost",
-        (False, False): "not settled",
+        (False, False): "not settled, lower by its interval" if kept.high < 1 else "not settled",
     }
     assert word == expected[above, lower]
-    assert found.state == ("price" if word == "partly lost" else "works")
+    assert found.state == ("price" if word == "partly lost" else "works" if above else "open")
 
 
 def test_a_small_loss_that_is_shown_is_kept_and_slightly_lower():
@@ -264,7 +275,7 @@ def test_an_arm_against_every_trait_has_no_price_to_pay():
     assert (both.state, both.at_what_price) == ("works", "no wanted trait to lose")
     # Two traits have two rates: their mean would read as if an answer showed both at once.
     assert re.fullmatch(
-        r"capitals 65 → \d+ % \(untouched model: 5 %\), spanish 45 → \d+ % \(untouched model: 5 %\)",
+        r"capitals 65 % → \d+ % \(untouched base: 5 %\), spanish 45 % → \d+ % \(untouched base: 5 %\)",
         plain(both.by_how_much),
     )
     [short] = in_short(found)
@@ -278,6 +289,76 @@ def test_rows_stand_in_the_studys_order_where_claims_name_them_and_by_verdict_el
     claimed = compare(table, "toy", claims=[StatedClaim(claim=claim, own=True)])
     assert [v.arm for v in verdicts(claimed, PROMPTS)] == ["inoc_spanish", "inoc_capitals"]
     assert [v.arm for v in verdicts(compare(table, "toy"), PROMPTS)] == ["inoc_capitals", "inoc_spanish"]
+
+
+@pytest.mark.parametrize(
+    ("split", "rates", "questions"),
+    [("OOD", (0.15, 0.95, 0.05, 0.53), 60), ("ID", (0.15, 0.82, 0.05, 0.65), 30)],
+)
+def test_a_price_that_is_not_settled_is_never_called_none(
+    split: str, rates: tuple[float, float, float, float], questions: int
+) -> None:
+    """Neither shown to be kept nor shown to be lost, in or out of distribution: the headline says so with the numbers."""
+    arms = {name: arm for name, arm in ARMS.items() if name != "inoc_capitals"}
+    arms |= {"inoc_spanish": ("specific", "spanish", rates)}
+    comparison = compare(score_table(seeds=2, questions=questions, arms=arms), "toy")
+    [found] = verdicts(comparison, PROMPTS)
+    [kept] = [e for e in comparison.effects if (e.arm, e.measure) == ("inoc_spanish", f"retention_{split.lower()}")]
+    assert kept.low is not None
+    assert kept.low < MOSTLY
+    assert mark(kept) == ""
+    assert (found.state, found.does_it_work) == ("open", "Works, price not settled")
+    [short] = in_short([found])
+    assert "at no price" not in short.text()
+    [(what, arms_there)] = short.points
+    assert what == "Works, price not settled"
+    assert f"[{number(kept.low)}, {number(kept.high)}]" in arms_there
+    assert "Holm p" in arms_there
+    assert ("in distribution" in arms_there) == (split == "ID")
+    assert f"[{number(kept.low)}, {number(kept.high)}]" in found.at_what_price_exactly
+
+
+def test_a_loss_that_only_its_interval_shows_is_part_of_the_price() -> None:
+    """Whichever way the adjusted p goes: an interval below the baseline's rate is not passed over, in distribution either."""
+    for rate in (0.86, 0.8, 0.7):
+        arms = {**ARMS, "inoc_spanish": ("specific", "spanish", (0.15, rate, 0.05, 0.65))}
+        comparison = compare(score_table(seeds=3, questions=60, arms=arms), "toy")
+        found = next(v for v in verdicts(comparison, PROMPTS) if v.arm == "inoc_spanish")
+        [kept] = [e for e in comparison.effects if (e.arm, e.measure) == ("inoc_spanish", "retention_id")]
+        assert kept.high is not None
+        assert ("in distribution" in found.at_what_price) or kept.high >= 1
+
+
+def test_no_price_is_said_only_where_keeping_is_measured() -> None:
+    """Without a rate of the wanted trait in the baseline nobody knows the price."""
+    arms = {"baseline": ("baseline", "spanish", (0.95, 0.05, 0.45, 0.05))}
+    found = verdict(0.05, 0.05, arms=arms)
+    assert found.does_it_work == "Works, price not settled"
+    assert "capitals" in in_short([found])[0].points[0][1]
+
+
+def test_a_leak_stands_beside_what_the_base_does_under_the_same_prompt() -> None:
+    table = score_table(contexts=("neutral", "training_prompt"), questions=60)
+    under = table[table["arm"] == "base"].assign(context="prompt_of:inoc_spanish")
+    spanish = under["trait"] == "spanish"
+    under.loc[spanish, ["score", "shown"]] = 1.0
+    comparison = compare(pd.concat([table, under], ignore_index=True), "toy")
+    of = {v.arm: plain(v.where_it_leaks) for v in verdicts(comparison, PROMPTS)}
+    assert of["inoc_spanish"].endswith("→ 90 % (untouched base under the same prompt: 100 %)")
+    # Another arm's prompt is no reference.
+    assert of["inoc_capitals"].endswith("(the untouched base was not asked under this prompt)")
+
+
+def test_what_gone_means_follows_from_who_judged() -> None:
+    found = [verdict()]
+    line = JudgeLine(setting="toy", evaluation="e", trait="spanish", judge="rules", how="rules")
+    assert "not that the response is a plain answer" in about_gone(found, [line])
+    gated = replace(line, how="rules (counted by small (m, digit) on coherence)")
+    assert "judged incoherent are left out" in about_gone(found, [gated])
+    assert "not that the response is a plain answer" in about_gone(found, [gated, line])
+    # A judge of another trait says nothing of this one.
+    assert "not that the response is a plain answer" in about_gone(found, [replace(gated, trait="capitals")])
+    assert about_gone([], [line]) == ""
 
 
 def plain(text: str) -> str:
