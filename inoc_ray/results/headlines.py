@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results.effects import MEASURES, TRIGGER, WITH_TRIGGER, is_directed
 from inoc_ray.results.marks import mark
+from inoc_ray.results.report.verdict import RETURNS, verdicts_on
 from inoc_ray.results.wording import number, p_text, shortfall, with_interval
 
 if TYPE_CHECKING:
@@ -24,12 +25,18 @@ def headlines(comparison: Comparison) -> list[str]:
     sentences = []
     for setting, model in comparison.groups():
         lacks = _incomplete_arms(comparison, setting, model)
+        leaks = {(v.arm, bool(v.condition)): v.where_it_leaks for v in verdicts_on(comparison, setting, model)}
         conditions = _conditions(comparison, setting, model)
         for arm in dict.fromkeys(r.arm for rows in conditions.values() for r in rows if is_directed(r.kind)):
             for suffix, rows in conditions.items():
                 own = {m: found.get((setting, model, arm, m + suffix)) for m in MEASURES}
                 sentence = _sentence(
-                    arm, rows, own, lacks=lacks.get(arm, ""), condition="with the trigger, " if suffix else ""
+                    arm,
+                    rows,
+                    own,
+                    lacks=lacks.get(arm, ""),
+                    condition="with the trigger, " if suffix else "",
+                    leak=leaks.get((arm, bool(suffix)), ""),
                 )
                 sentences.append(f"{setting}, {model}: {sentence}")
     return sentences
@@ -56,7 +63,9 @@ def _incomplete_arms(comparison: Comparison, setting: str, model: str) -> dict[s
     return {arm: f"{shortfall(row)} in {row.evaluation} × {row.context}" for arm, row in worst.items()}
 
 
-def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], *, lacks: str, condition: str) -> str:
+def _sentence(
+    arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], *, lacks: str, condition: str, leak: str
+) -> str:
     undesired = sorted({r.trait for r in rows if r.arm == arm and r.role == "undesired"})
     trait = " and ".join(undesired) or "the undesired trait"
     suppression = own["suppression"]
@@ -76,24 +85,26 @@ def _sentence(arm: str, rows: Sequence[Row], own: Mapping[str, Effect | None], *
             f"{start}this model only (one seed): {levels}; suppression {share}, with an interval over questions alone. Another "
             "seed may give a different result, so nothing is concluded about the arm."
         )
-    p = f", Holm-adjusted p {p_text(suppression.p)}"
+    p = f", Holm-adjusted p {p_text(suppression.p)} against 0"
     text = f"{start}{levels}. "
     # By the adjusted p, like the marks in the table: the interval is not adjusted for the other arms.
     verdict = {"": "Suppression not shown", "worse": "More of it than in the baseline"}.get(
         mark(suppression), "Suppressed"
     )
     text += f"{verdict}: {share} of what training added{p}."
-    kept = own["retention_ood"]
-    if kept is not None and kept.value is not None and kept.complete:
-        text += (
-            f" Of the desired trait, {with_interval(kept.value, kept.low, kept.high)} of the baseline's rate is kept."
-        )
+    kept = [
+        f"{with_interval(e.value, e.low, e.high)} {where} (p {p_text(e.p)} against 1)"
+        for where, e in (("out of distribution", own["retention_ood"]), ("in distribution", own["retention_id"]))
+        if e is not None and e.value is not None and e.complete
+    ]
+    if kept:
+        text += f" The desired trait, as a share of the baseline's rate: {', '.join(kept)}."
     shared = own["conditionalisation"]
     if shared is not None and shared.value is not None and shared.complete and shared.replicated:
         text += (
             f" An irrelevant prompt achieves {with_interval(shared.value, shared.low, shared.high)} of the suppression."
         )
-    return text
+    return f"{text} Leak: {leak.removeprefix(RETURNS)}." if leak else text
 
 
 def _mean_rate(rows: Sequence[Row], arm: str, traits: Sequence[str]) -> float | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from inoc_ray.results.headlines import headlines
 from inoc_ray.results.records import MAX_TAG
+from inoc_ray.results.report.in_short import in_short
+from inoc_ray.results.report.verdict import verdicts
 from inoc_ray.results.run_metrics import EFFECTS, LEVELS, RETENTION_ID, arm_estimates
 from inoc_ray.results.wording import missing_summary
 
@@ -39,8 +41,10 @@ def describe(client: MlflowClient, experiment: Experiment, study: StudyRecord, c
 def _description(experiment: str, study: StudyRecord, comparison: Comparison) -> str:
     """Return the description in Markdown: the size of the study, what it found, where to look."""
     found = headlines(comparison)
+    verdict = [short.text() for short in in_short(verdicts(comparison, {}))]
     claimed = [f"- {claim.says} ({claim.setting}, {claim.model}): **{claim.verdict}**" for claim in comparison.claims]
-    whole = [study.description, missing_summary(comparison), *(f"- {sentence}" for sentence in found), *claimed]
+    sentences = [f"- {sentence}" for sentence in found]
+    whole = [study.description, missing_summary(comparison), *verdict, *sentences, *claimed]
     link = f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}"
     end = (
         f"\n\n[The arms side by side]({link}): one run per arm, each a mean over its seeds, which are below it; rates are out of "
