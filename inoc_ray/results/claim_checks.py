@@ -29,7 +29,6 @@ from inoc_ray.results.completeness import PlannedCapability
 from inoc_ray.results.effects import MIN_SEEDS, View
 from inoc_ray.results.rows import Row, Source
 from inoc_ray.results.stats import Cell, Estimate, Larger, RateDraws, RateKey
-from inoc_ray.results.wording import MINUS
 from inoc_ray.study.claims import DYNAMICS, KIND, Claim, StatedClaim
 
 if TYPE_CHECKING:
@@ -318,7 +317,7 @@ def _checked_arm(
     found = replace(found, verdict=verdict, p=_p_value(claim, estimate))
     if verdict != "cannot tell":
         return found
-    crossed = [f"{bound:g}".replace("-", MINUS) for bound in _bounds(claim) if low <= bound <= high]
+    crossed = [f"{bound:g}" for bound in _bounds(claim) if low <= bound <= high]
     why = f"the interval contains {' and '.join(crossed)}"
     return _with_remedy(claim, index, replace(found, why=why), estimate=estimate, measured=measured)
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inoc_ray.results.wording import missing_summary, p_text, with_interval
+from inoc_ray.results.wording import missing_summary, p_text, with_interval, with_minus
 from inoc_ray.study.claims import KIND
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def claim_rows(claims: Iterable[CheckedClaim]) -> list[list[str]]:
             claim.says,
             claim.verdict,
             f"{claim.measure} ({arm_text(claim.decides)})",
-            claim.claimed,
+            with_minus(claim.claimed),
             value_text(claim.decides),
             p_text(claim.decides.p),
             "–" if claim.decides.seeds is None else str(claim.decides.seeds),
@@ -68,7 +68,7 @@ def value_text(arm: CheckedArm) -> str:
 
 def remedy(arm: CheckedArm) -> str:
     """Return why the study cannot tell, and what would settle it; empty if it can."""
-    return ": ".join(filter(None, [arm.why, arm.settle]))
+    return with_minus(": ".join(filter(None, [arm.why, arm.settle])))
 
 
 def summary(claims: Sequence[CheckedClaim]) -> str:
@@ -127,7 +127,7 @@ def _lines(claim: CheckedClaim, width: int) -> list[str]:
     for arm in claim.arms:
         seeds = "" if arm.seeds is None else f", {arm.seeds} seed{'s' * (arm.seeds != 1)}"
         p = "" if arm.p is None else f", p {p_text(arm.p)} against that"
-        text = f"{claim.measure} ({arm_text(arm)}): {value_text(arm)}, claimed {claim.claimed}{p}{seeds}"
+        text = f"{claim.measure} ({arm_text(arm)}): {value_text(arm)}, claimed {with_minus(claim.claimed)}{p}{seeds}"
         text += f"; {remedy(arm)}" if remedy(arm) else ""
         found += textwrap.wrap(text, width, initial_indent=" " * 14, subsequent_indent=" " * 16)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from inoc_ray.results.completeness import count_responses, seeds_text
@@ -51,6 +52,11 @@ def number(value: float | None) -> str:
     text = "0.00" if text == "-0.00" else text
     text = text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
     return text.replace("-", MINUS)
+
+
+def with_minus(text: str) -> str:
+    """Return a text in which every negative number has a minus in place of a hyphen."""
+    return re.sub(r"(?<![\w.])-(?=\.?\d)", MINUS, text)
 
 
 def with_interval(value: float | None, low: float | None, high: float | None) -> str:

@@ -17,7 +17,7 @@ from inoc_ray.results.marks import dash_reasons, effect_table, effect_text, lege
 from inoc_ray.results.report.meta import ReportMeta
 from inoc_ray.results.report.page import render
 from inoc_ray.results.table import comparison_text
-from inoc_ray.results.wording import number
+from inoc_ray.results.wording import number, with_minus
 
 NUMBER = r"−?\d?\d*\.\d\d|−?\d+|−?inf"
 CELL = re.compile(rf"(?:{NUMBER}) \[(?:{NUMBER}), (?:{NUMBER})\](?: \*| [a-z]+| \([^)]*\))?|–|\d+( of \d+)?|\d+%|")
@@ -150,3 +150,7 @@ def test_numbers_that_are_not_finite_and_zeros_are_written_plainly() -> None:
         "−inf",
         "12",
     ]
+
+
+def test_only_a_negative_number_gets_a_minus() -> None:
+    assert with_minus("within [-0.1, 0.1]: GPT-4.1, 2-3 runs, -.5") == "within [−0.1, 0.1]: GPT-4.1, 2-3 runs, −.5"
