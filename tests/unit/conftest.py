@@ -1,11 +1,21 @@
 """What several unit tests start from."""
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from inoc_ray.cli import main
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_is_cut() -> Iterator[None]:
+    """Leave out the waits for the disk: they matter where the machine itself dies, and what is killed here is a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture
