@@ -344,9 +344,9 @@ class LocalFilesystem(Filesystem):
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staging: Path, key: str, last: str) -> None:
-        """Sync every file of a folder, then rename the folder."""
+        """Sync a folder with all that is in it, then rename it."""
         final = self._path(key)
-        for path in staging.rglob("*"):
+        for path in (*staging.rglob("*"), staging):
             # A crash of the machine must not leave a commit over files that never reached the disk.
             if path.is_file():
                 with path.open("rb") as stream:
