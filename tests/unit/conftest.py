@@ -10,9 +10,12 @@ import pytest
 from inoc_ray.cli import main
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_power_is_cut() -> Iterator[None]:
-    """Leave out the waits for the disk: they matter where the machine itself dies, and what is killed here is a process."""
+    """Leave out the waits for the disk: they matter where the machine itself dies, and what is killed here is a process.
+
+    For one file at a time, since an integration test that follows in the same process waits as the product does.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
