@@ -40,7 +40,7 @@ def test_a_rate_that_is_inoculated_against_carries_no_sign() -> None:
     assert len(cells) > 40
     words = {"spanish", "capitals"}
     assert not [cell for cell in cells if not CELL.fullmatch(cell) and cell not in words]
-    assert not re.search(r"[-+−]\s+\.\d\d \[\.", text)
+    assert not re.search(r"[-+−]\s*\.\d\d \[\.", text)
     assert not re.search(r"[^\s\w.\[\],()%*–−-]\.?\d", text)
 
 

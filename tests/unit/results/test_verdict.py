@@ -320,13 +320,16 @@ def test_a_price_that_is_not_settled_is_never_called_none(
 
 def test_a_loss_that_only_its_interval_shows_is_part_of_the_price() -> None:
     """Whichever way the adjusted p goes: an interval below the baseline's rate is not passed over, in distribution either."""
+    shown = []
     for rate in (0.86, 0.8, 0.7):
         arms = {**ARMS, "inoc_spanish": ("specific", "spanish", (0.15, rate, 0.05, 0.65))}
         comparison = compare(score_table(seeds=3, questions=60, arms=arms), "toy")
         found = next(v for v in verdicts(comparison, PROMPTS) if v.arm == "inoc_spanish")
         [kept] = [e for e in comparison.effects if (e.arm, e.measure) == ("inoc_spanish", "retention_id")]
         assert kept.high is not None
-        assert ("in distribution" in found.at_what_price) or kept.high >= 1
+        shown.append(kept.high < 1)
+        assert ("in distribution" in found.at_what_price) or not shown[-1]
+    assert any(shown), "an interval below 1 is what this is about"
 
 
 def test_no_price_is_said_only_where_keeping_is_measured() -> None:
