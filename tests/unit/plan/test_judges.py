@@ -10,7 +10,7 @@ from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.scoring.profiles import get_profile
 from inoc_ray.store.store import Store
-from inoc_ray.study.study import Study
+from inoc_ray.study.study import Study, judged_by
 
 API = {"endpoint": "http://127.0.0.1:9/v1", "served_model": "gpt-4o", "method": "digit"}
 
@@ -39,6 +39,15 @@ def test_an_evaluation_s_judges_are_resolved_once_for_all_its_cells(planned):
         assert len({id(cell.judges) for cell in plan.cells if cell.evaluation.name == name}) == 1
     # One judge, found once.
     assert len({id(g.judge) for cell in plan.cells for g in cell.judges.gradings.values()}) == 1
+
+
+def test_judges_that_a_command_names_take_the_place_of_the_studys_in_their_order(planned, tmp_path):
+    """As `evaluate --judge other --judge gpt` has it: the first one's scores count, and the study's own judges are not asked."""
+    models = {name: {**API, "served_model": name} for name in ("gpt", "other", "own")}
+    plan = planned(models, judged_by=["own"])
+    again = build_plan(judged_by(plan.study, ["other", "gpt"]), Store(tmp_path / "runs"))
+    found = [{t.trait: tuple(t.judges) for t in one.trait_judges()}["misaligned"] for one in (plan, again)]
+    assert found == [("own",), ("other", "gpt")]
 
 
 def test_another_profile_changes_thresholds_and_no_id(planned):
