@@ -104,14 +104,28 @@ def encode_rows(
     max_length: int,
     label: str,
     enable_thinking: bool | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[EncodedRow]:
-    """Encode every row. Raises InputError that names `label` (the file or setting) and the row, counted from 1."""
+    """Encode every row. Raises InputError that names `label` (the file or setting) and the row, counted from 1.
+
+    numbers: what a message calls each row, if they are not all rows of the file from its first.
+    """
     template = template_of(tokenizer, enable_thinking)
-    return list(_encode_batches(rows, tokenizer=tokenizer, template=template, max_length=max_length, label=label))
+    return list(
+        _encode_batches(
+            rows, tokenizer=tokenizer, template=template, max_length=max_length, label=label, numbers=numbers
+        )
+    )
 
 
 def _encode_batches(
-    rows: Sequence[ChatRow], *, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, max_length: int, label: str
+    rows: Sequence[ChatRow],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
+    max_length: int,
+    label: str,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[EncodedRow]:
     at = 0
     try:
@@ -125,7 +139,7 @@ def _encode_batches(
                 at = first + offset
                 yield _label(row, one, encoding, tokenizer=tokenizer, template=template, max_length=max_length)
     except InputError as error:
-        raise InputError(f"{label}, row {at + 1}: {error}") from error
+        raise InputError(f"{label}, row {at + 1 if numbers is None else numbers[at]}: {error}") from error
 
 
 def _render_row(

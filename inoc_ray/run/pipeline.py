@@ -126,7 +126,8 @@ def run_study(
         report_damage(plan)
         seal_samples(plan, store)
         if verify_used(plan, store, train=train):
-            plan = plan.refreshed(store)
+            # What is to be trained again may be all of its kind: its shape was not chosen above.
+            plan = on_this_machine(plan.refreshed(store), trains=train)
         stored_before, unfinished_before = sum(plan.stored.values()), unfinished(plan, store)
         ready = evaluate and (
             any(train or plan.has_weights(c.subject) for c in plan.to_sample) or capabilities_missing(plan, store)

@@ -18,7 +18,7 @@ from inoc_ray.sizing.row_lengths import RowLengths
 from inoc_ray.sizing.speed import StepWork, group_start_seconds, offload_seconds, step_seconds
 from inoc_ray.sizing.training import BYTES, GIB, TrainingMemory, training_memory
 from inoc_ray.study.recipe import Recipe
-from inoc_ray.study.resources import GroupResources
+from inoc_ray.study.resources import SMALLEST_SHARE, GroupResources
 from inoc_ray.train.layout import Layout
 from inoc_ray.train.spec import LoopSpec
 
@@ -342,6 +342,9 @@ def _shapes(tunes: FineTunes, kind: NodeKind, keep: Set[str]) -> Iterator[GroupR
     """Yield the shapes, some of them more than once or with fields that do not go together."""
     batch, given = tunes.recipe.batch_size, tunes.resources
     cpus = min(given.cpus_per_worker, kind.cpus / max(1, kind.gpus))
+    if cpus < SMALLEST_SHARE:
+        # A node that gives away no CPU, as heads often do, holds no worker.
+        return
     offloads: list[dict[str, bool]] = [{}]
     if tunes.recipe.method == "full":
         offloads += [{"offload_optimizer": True}, {"offload_optimizer": True, "offload_parameters": True}]

@@ -61,22 +61,24 @@ def row_lengths(
     Raises InputError, naming the row, for one that is longer than `max_length` or that the chat template changes.
     """
     step = max(1, len(rows) // SAMPLED)
-    spaced = rows[::step][:SAMPLED]
-    longest = sorted(rows, key=_characters, reverse=True)[:LONGEST]
+    spaced = range(0, len(rows), step)[:SAMPLED]
+    longest = sorted(range(len(rows)), key=lambda at: _characters(rows[at]), reverse=True)[:LONGEST]
+    looked_at = [*spaced, *longest]
     if has_tokenizer(folder):
         from inoc_ray.data.tokenize import encode_rows
         from inoc_ray.models.tokenizer import load_tokenizer
 
         encoded = encode_rows(
             load_tokenizer(str(folder)),
-            [*spaced, *longest],
+            [rows[at] for at in looked_at],
             max_length=max_length,
             label=label,
             enable_thinking=enable_thinking,
+            numbers=[at + 1 for at in looked_at],
         )
         found = [(len(row.input_ids), row.targets) for row in encoded]
     else:
-        found = [_estimated(row, max_length) for row in [*spaced, *longest]]
+        found = [_estimated(rows[at], max_length) for at in looked_at]
     lengths, targets = zip(*found[: len(spaced)], strict=True)
     return RowLengths(
         lengths=lengths,

@@ -298,23 +298,25 @@ class _Arm:
         if not traits:
             return NOTHING_TO_LOSE, "", NOTHING_TO_LOSE
         first = self.effect("retention_ood" if wanted else "retention_narrow")
-        names = " and ".join(traits)
+        at_home = self.effect("retention_id") if wanted else None
+        if at_home is not None and (at_home.value is None or (_kept(at_home) == _KEPT and not _is_lower(at_home))):
+            at_home = None
         if first is None or first.value is None:
             with_trigger = " with the trigger" * bool(self.end)
-            text = f"{names}: {f'not measured{with_trigger}' if first is None else first.why}"
-            return text, "", text
-        changes = ", ".join(self._change(trait, "ood" if wanted else "id") for trait in traits)
-        text, exactly = f"{_kept(first)}: {changes}", _share(first, of=" of the baseline's rate")
-        in_short = f"{changes}, {exactly}"
-        at_home = self.effect("retention_id") if wanted else None
-        if at_home is None or at_home.value is None or (_kept(at_home) == _KEPT and not _is_lower(at_home)):
+            text = f"{' and '.join(traits)}: {f'not measured{with_trigger}' if first is None else first.why}"
+            exactly, in_short, said = "", text, ""
+        else:
+            changes = ", ".join(self._change(trait, "ood" if wanted else "id") for trait in traits)
+            text, exactly = f"{_kept(first)}: {changes}", _share(first, of=" of the baseline's rate")
+            in_short, said = f"{changes}, {exactly}", _kept(first)
+        if at_home is None:
             return text, exactly, in_short
         pairs = ((self.rate("baseline", [trait], "id"), self.rate(self.arm, [trait], "id")) for trait in traits)
-        how = "" if _kept(at_home) == _kept(first) else f"{_kept(at_home)}: "
+        how = "" if _kept(at_home) == said else f"{_kept(at_home)}: "
         changes = ", ".join(self._from_to(*pair) for pair in pairs)
         return (
             f"{text} (in distribution {how}{changes})",
-            f"{exactly}; in distribution {_share(at_home)}",
+            "; ".join(filter(None, [exactly, f"in distribution {_share(at_home)}"])),
             f"{in_short}; in distribution {changes}, {_share(at_home)}",
         )
 

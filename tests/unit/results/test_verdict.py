@@ -340,6 +340,20 @@ def test_no_price_is_said_only_where_keeping_is_measured() -> None:
     assert "capitals" in in_short([found])[0].points[0][1]
 
 
+def test_a_price_that_is_paid_in_distribution_is_named_where_the_other_is_not_measured() -> None:
+    """The verdict says "at a price", so the answer on the price must say which."""
+    arms = {
+        "baseline": ("baseline", "spanish", (0.95, 0.95, 0.45, 0.05)),
+        "inoc_spanish": ("specific", "spanish", (0.15, 0.1, 0.05, 0.05)),
+    }
+    found = verdict(arms=arms)
+    assert found.state == "price"
+    assert plain(found.at_what_price).endswith("(in distribution partly lost: 95 % → 10 %)")
+    assert found.at_what_price.startswith("capitals: the baseline does not show capitals")
+    assert re.fullmatch(r"in distribution \S+ \[\S+, \S+\], Holm p .* against 1", found.at_what_price_exactly)
+    assert "95 % → 10 %" in plain(found.price_in_short)
+
+
 def test_a_leak_stands_beside_what_the_base_does_under_the_same_prompt() -> None:
     table = score_table(contexts=("neutral", "training_prompt"), questions=60)
     under = table[table["arm"] == "base"].assign(context="prompt_of:inoc_spanish")

@@ -1,5 +1,6 @@
 """A command plans once: what costs (rows, models, questions) is read at its beginning, the store as often as it changes."""
 
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from finished_study import finish, write_study
 
 from inoc_ray import settings
 from inoc_ray.data.chat import ChatRow
+from inoc_ray.errors import InputError
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
+from inoc_ray.run import pipeline
 from inoc_ray.run.load import load_study
 from inoc_ray.run.pipeline import run_study
 from inoc_ray.store.samples import Part
@@ -54,6 +57,25 @@ def test_a_run_of_a_finished_study_plans_once(finished, reads):
     assert outcome.report is not None
     assert outcome.tracking_uri
     assert reads == [NAME]
+
+
+def test_what_a_study_leaves_open_is_chosen_again_once_weights_are_found_damaged(tmp_path, monkeypatch):
+    """Nothing was to be trained when it was chosen first, so nothing was chosen for what is trained again."""
+    plan, store = finish(write_study(tmp_path))
+
+    def damaged(plan: Plan, store: Store, *, train: bool) -> bool:
+        shutil.rmtree(str(store.trial(plan.trials[0].trial_id)))
+        return True
+
+    def chosen(plan: Plan, *, trains: bool) -> Plan:
+        if plan.to_train:
+            raise InputError(f"chosen again for {len(plan.to_train)}")
+        return plan
+
+    monkeypatch.setattr(pipeline, "verify_used", damaged)
+    monkeypatch.setattr(pipeline, "on_this_machine", chosen)
+    with pytest.raises(InputError, match="chosen again for 1"):
+        run_study(plan.study, store)
 
 
 @pytest.mark.parametrize("command", ["plan", "status", "compare"])

@@ -18,6 +18,7 @@ from inoc_ray.cluster.cluster_file import of_own
 from inoc_ray.cluster.fit import Capacity, Node, concurrent_groups
 from inoc_ray.data.chat import ChatRow, write_jsonl
 from inoc_ray.errors import InputError
+from inoc_ray.miniature import weights_path
 from inoc_ray.plan.build import build_plan
 from inoc_ray.plan.plan import Plan
 from inoc_ray.run.cluster_plan import cluster_text
@@ -25,6 +26,7 @@ from inoc_ray.run.open_resources import on_nodes, shape_notes
 from inoc_ray.sizing.engines import worth
 from inoc_ray.sizing.estimate import Estimate, estimate
 from inoc_ray.sizing.replicas import needs_of_engines, planned_engines
+from inoc_ray.sizing.row_lengths import row_lengths
 from inoc_ray.store.store import Store
 from inoc_ray.study.study import Study
 from inoc_ray.train.sweep import groups_of, waves_of
@@ -458,3 +460,24 @@ def test_a_pass_in_tokens_and_what_else_is_given_stays_where_only_the_workers_ar
     found = plan.resources_of(plan.trials[0])
     assert found.workers > 1
     assert found.model_dump(include=given.keys()) == given
+
+
+def test_a_node_that_gives_away_no_cpu_holds_no_worker_and_is_no_fault(tmp_path, rows):
+    """A head with GPUs is often started so that nothing runs on it."""
+    plan = build_plan(
+        Study.model_validate(study(tmp_path, "Qwen2.5-32B", {"lora": LORA}, {})),
+        Store(str(tmp_path / "runs")),
+        weights=False,
+    )
+    report = Report(faults=(), clock=0.0, gpu_bytes=40 << 30, host_bytes=1 << 40)
+    assert on_nodes(plan, [(Node(0, 8), report)], has_driver_resource=True).shapes == {}
+    found = on_nodes(plan, [(Node(0, 8), report), (Node(96, 8), report)], has_driver_resource=True)
+    assert found.resources_of(found.trials[0]).workers == 4
+
+
+def test_a_row_that_is_too_long_is_named_by_its_place_in_the_file_though_few_are_looked_at():
+    """A run on GPUs looks at lengths before it checks all rows, so its message is the one that is read."""
+    short, long = (ChatRow.of(("user", "Hi."), ("assistant", "a b c " * times)) for times in (1, 200))
+    rows = [short] * 700 + [long] + [short] * 700
+    with pytest.raises(InputError, match=r"^rows\.jsonl, row 701: "):
+        row_lengths(weights_path(), rows, 128, "rows.jsonl")
