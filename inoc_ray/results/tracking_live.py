@@ -204,7 +204,10 @@ class LiveRuns:
 
         params: list[Param] = []
         changed: list[RunTag] = []
-        if (run_id := self._open.pop(run.identity, None)) is None:
+        if (run_id := self._open.pop(run.identity, None)) is not None:
+            # Before anything is written: it is RUNNING in MLflow even if this call fails.
+            self._open[run.identity] = run_id
+        else:
             # The place of study and arms in the list of runs follows from their times.
             begins_now = run.identity not in (self._study_run.identity, *self._arms)
             started = replace(run, started_at=int(time.time() * 1000)) if begins_now else run
