@@ -160,8 +160,7 @@ def result_of(ranks: list[BaseProcess], out: Path, timeout_s: float = TIMEOUT_S)
         if rank.exitcode:
             error = out / f"error-{number}.txt"
             return {"error": error.read_text() if error.exists() else f"rank {number} ended with {rank.exitcode}"}
-    read = sum(int((out / f"read-{number}").read_text()) for number in range(len(ranks)))
-    return {**json.loads((out / "result.json").read_text()), "read_from_disk": read}
+    return dict(json.loads((out / "result.json").read_text()))
 
 
 def main(base: str, folder: Path, cases: dict[str, dict[str, Any]]) -> None:
@@ -180,7 +179,10 @@ def main(base: str, folder: Path, cases: dict[str, dict[str, Any]]) -> None:
         at_once = max(1, RANKS_AT_ONCE // workers)
         for first in range(0, len(names), at_once):
             running = {name: start(base, folder / name, cases[name]) for name in names[first : first + at_once]}
-            results |= {name: result_of(ranks, folder / name) for name, ranks in running.items()}
+            for name, ranks in running.items():
+                found = result_of(ranks, folder / name)
+                read = sum(int(path.read_text()) for path in (folder / name).glob("read-*"))
+                results[name] = {**found, "read_from_disk": read}
     (folder / "results.json").write_text(json.dumps(results))
 
 
