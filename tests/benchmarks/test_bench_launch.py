@@ -2,7 +2,7 @@
 
 Ray's own processes (raylet, agents, a run's helper actors) take about a tenth of a core between them, all the time, which ranks
 that fill the machine have to give up. So a third contestant is bare torch.distributed on a machine on which
-Ray runs and does nothing.
+Ray runs and does nothing: it tells what of the difference is theirs. The limit holds against a machine without Ray.
 """
 
 import json
@@ -15,7 +15,7 @@ from contest import contest
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
 MOST = 1.02
-"""Seconds per step under Ray Train ÷ bare beside Ray, medians."""
+"""Seconds per step under Ray Train ÷ bare, medians."""
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -26,4 +26,4 @@ def test_a_step_under_ray_train_beside_bare_torch_distributed(ranks, tmp_path):
     names = ("ray_train", "bare_beside_ray", "bare")
     result = contest(workload, names, rounds=5, steps=220, dropped=20, program="launchers.py")
     print(f"\n{result.text(f'{ranks} ranks, ZeRO-2', 'ray_train')}")
-    assert 1 / statistics.median(result.ratios("ray_train", "bare_beside_ray")) <= MOST
+    assert 1 / statistics.median(result.ratios("ray_train", "bare")) <= MOST
