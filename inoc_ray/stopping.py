@@ -3,6 +3,9 @@
 The first signal raises KeyboardInterrupt in the main thread, wherever that is: every write to a store is atomic, so each place is
 one at which a command may end. What would leave something behind if it were broken off is `deferred`. A thread keeps the time
 and the second signal, since Python's handlers wait for the main thread, which may be in a call of a library for long.
+
+Where the main thread is in a callback from which Python lets no exception out (a finalizer, `__del__`, the callback of a weak
+reference, of ctypes or of the garbage collector), the one that was raised is lost, and raised again a moment later.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -31,6 +35,8 @@ ONE_SIGNAL_SECONDS = 0.5
 KEPT = "what was committed is kept. Run the command again to resume"
 _SLACK_SECONDS = 0.5
 """What the last words take."""
+_AGAIN_SECONDS = 0.02
+"""How long the callback that swallowed an exception may take to return."""
 
 
 @dataclass
@@ -47,11 +53,13 @@ class _Stop:
     during: str = ""
     tell: list[Callable[[], None]] = field(default_factory=list)
     """What is called when it begins."""
+    own: list[int] = field(default_factory=list)
+    """Signals that this process has sent itself and the watcher has not read yet: no second ones."""
 
     def begin(self) -> None:
         """Forget an earlier stop: a command begins."""
         self.signum, self.raised, self.installed = None, False, True
-        self.words, self.during, self.tell = KEPT, "", []
+        self.words, self.during, self.tell, self.own = KEPT, "", [], []
 
     def note(self, signum: int) -> None:
         """Note the first signal."""
@@ -63,6 +71,21 @@ class _Stop:
         if self.signum is not None and not self.raised and not self.deferred:
             self.raised = True
             raise KeyboardInterrupt
+
+    def raise_again(self) -> None:
+        """Have the exception raised once more in the main thread, in a moment: where it was raised now, it was lost.
+
+        By a signal, since the main thread may be about to wait in a system call.
+        """
+        self.raised = False
+
+        def send() -> None:
+            time.sleep(_AGAIN_SECONDS)
+            self.own.append(signum)
+            signal.pthread_kill(main, signum)
+
+        signum, main = self.signum or signal.SIGINT, threading.main_thread().ident or 0
+        threading.Thread(target=send, daemon=True, name="stop again").start()
 
 
 _stop = _Stop()
@@ -156,12 +179,21 @@ def stoppable(end: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    hook = sys.unraisablehook
     heard, tell = os.pipe()
     os.set_blocking(tell, False)
     wakeup = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     _stop.begin()
     threading.Thread(target=_watch, args=(heard, end), daemon=True, name="stop").start()
     install()
+
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt) and requested():
+            _stop.raise_again()
+        else:
+            hook(lost)
+
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
@@ -170,6 +202,7 @@ def stoppable(end: Callable[[str], None]) -> Iterator[None]:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
             signal.set_wakeup_fd(wakeup)
+            sys.unraisablehook = hook
             _stop.installed = False
             os.close(tell)
 
@@ -224,7 +257,9 @@ def _watch(heard: int, end: Callable[[str], None]) -> None:
             os.close(heard)
             return
         for signum in set(SIGNALS).intersection(found):
-            if first is None:
+            if signum in _stop.own:
+                _stop.own.remove(signum)
+            elif first is None:
                 first = time.monotonic()
                 _stop.note(signum)
                 # Not in the handler, which may have interrupted what `tell` needs.

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from inoc_ray.stopping import KEPT
+
 HEAD = """
 import sys, time
 from inoc_ray import stopping
@@ -118,12 +120,10 @@ def test_a_command_whose_main_thread_sees_no_signal_is_broken_off_in_time():
 
 def test_a_stop_that_a_library_swallowed_is_seen_at_the_next_check():
     body = """
-class Library:
-    def __del__(self):
-        ready(); time.sleep(0.5)
-thing = Library()
-del thing
-end("went on")
+try:
+    ready(); time.sleep(60)
+except BaseException:
+    end("went on")
 stopping.check()
 end("never")
 """
@@ -133,6 +133,65 @@ end("never")
     assert process.returncode == 143
     assert "went on" in said
     assert "never" not in said
+
+
+CALLBACKS = {
+    "finalizer": "class Thing:\n    __del__ = callback\nthing = Thing(); del thing",
+    "weak reference": "import weakref\nthing = {1}.__class__(); ref = weakref.ref(thing, callback); del thing",
+    "garbage collector": "import gc\ngc.callbacks.append(callback); gc.collect()",
+    "ctypes": "import ctypes\nctypes.CFUNCTYPE(None)(callback)()",
+}
+"""From these Python lets no exception out."""
+
+
+@pytest.mark.parametrize("deferred", [False, True], ids=["at once", "deferred"])
+@pytest.mark.parametrize("calls", CALLBACKS.values(), ids=list(CALLBACKS))
+def test_a_stop_that_comes_in_a_callback_is_raised_behind_it(calls: str, deferred: bool):
+    block = ""
+    if deferred:
+        block = "with stopping.deferred():\n    time.sleep(0.6); end('a block')"
+    body = f"""
+import gc, threading
+gc.disable()
+done = []
+def callback(*_):
+    if not done:
+        done.append(1); ready(); time.sleep(0.3); end("not broken off")
+{calls}
+{block}
+threading.Event().wait(60)
+"""
+    with program(body) as process:
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        said = process.communicate(timeout=10)[1]
+    assert process.returncode == 143
+    assert time.monotonic() - began < 5
+    assert "a block" in said or not deferred
+    assert said.endswith(f"stopped by SIGTERM; {KEPT}.\n")
+    for never in ("not broken off", "Traceback", "Exception ignored", "ended it at once", "did not end"):
+        assert never not in said
+
+
+def test_the_second_signal_still_ends_it_where_the_first_was_lost_in_a_callback():
+    body = """
+class Thing:
+    def __del__(self):
+        ready(); time.sleep(60)
+try:
+    thing = Thing(); del thing
+    time.sleep(60)
+finally:
+    stuck()
+"""
+    with program(body) as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=3)[1]
+    assert process.returncode == 130
+    assert said.endswith("The second signal ended it at once.\n")
 
 
 def test_handlers_that_a_library_puts_in_their_place_are_put_back():
