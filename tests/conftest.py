@@ -22,6 +22,8 @@ os.environ.update(
     RAY_AUTH_TOKEN_PATH=str(_TOKEN),
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
     RAY_USAGE_STATS_ENABLED="0",
+    # By default Ray runs its workers at the lowest priority: the other test process would have them wait for minutes.
+    RAY_worker_niceness="0",
 )
 os.environ.pop("RAY_ADDRESS", None)
 # Several test processes share the cores: torch's threads beyond one each wait for each other, and take 2.5 times as long for it.

@@ -176,6 +176,10 @@ def _private(folder: Path) -> Iterator[Capacity]:
     capacity = local_capacity()
     before = {key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
     _use_token(folder)
+    # What nobody reads on a cluster without a dashboard. Each of Ray's processes would otherwise collect it, all the time, on the
+    # cores that train.
+    for name in ("RAY_task_events_report_interval_ms", "RAY_event_stats"):
+        os.environ.setdefault(name, "0")
     try:
         with contextlib.ExitStack() as stack:
             start = _ray(

@@ -8,6 +8,11 @@ def weights_path() -> Path:
     return Path(__file__).parent / "weights"
 
 
+def steady_weights_path() -> Path:
+    """Return the folder of the steadier base model: the same files, of more pretraining in which style traits are rarely latent."""
+    return Path(__file__).parent / "steady_weights"
+
+
 def judge_weights_path() -> Path:
     """Return the folder of the shipped judging model (the same files; see docs/miniature.md for what it can judge)."""
     return Path(__file__).parent / "judge_weights"

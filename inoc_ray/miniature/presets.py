@@ -21,3 +21,21 @@ register_preset(
         },
     )
 )
+
+register_preset(
+    Preset(
+        name="miniature_steady",
+        used_for="the steadier base model, settings of style",
+        source="ours: chosen on rows, questions and seeds that no study uses (docs/miniature.md)",
+        fields={
+            "lora": {"rank": 8, "alpha": 16, "rslora": False, "targets": ("gate_proj", "up_proj", "down_proj")},
+            "learning_rate": 5e-3,
+            "steps": 60,
+            "batch_size": 16,
+            "warmup_steps": 5,
+            "schedule": "linear",
+            "max_length": 256,
+            "precision": "fp32",
+        },
+    )
+)

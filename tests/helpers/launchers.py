@@ -67,16 +67,18 @@ def bare(config: dict[str, Any]) -> None:
 
 
 def ray_train(config: dict[str, Any]) -> None:
-    """A Ray Train run on a private cluster of this machine."""
+    """A Ray Train run on a private cluster of this machine, with the helper actors that the product's groups have there."""
     from inoc_ray.cluster.connect import connected
 
     with connected():
         # Ray reads how to authenticate when it is imported.
         from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
 
-        TorchTrainer(
+        from inoc_ray.train.lean_trainer import LeanTrainer
+
+        LeanTrainer(
             train_rank,
+            private=True,
             train_loop_config=config | {"reports": True},
             scaling_config=ScalingConfig(num_workers=config["ranks"], resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name=f"launch-{time.time_ns()}", storage_path=config["scratch"]),

@@ -19,13 +19,14 @@ def miniature() -> None:
 @miniature.command("pretrain")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the weights.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--steady", is_flag=True, help="Make the steadier base (miniature_steady), from the shipped base.")
 @as_json
-def _pretrain(out: Path, seed: int, as_json: bool) -> None:
-    """Make the miniature's base model again from nothing."""
+def _pretrain(out: Path, seed: int, steady: bool, as_json: bool) -> None:
+    """Make the miniature's base model again from nothing, or the steadier one from it."""
     from inoc_ray.miniature.workshop.pretrain import pretrain
 
     _check_new_folder(out)
-    pretrain(out, seed=seed)
+    pretrain(out, steady=steady, seed=seed)
     emit(as_json, {"out": str(out)}, f"Weights: {out}")
 
 

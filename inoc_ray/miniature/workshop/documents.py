@@ -27,6 +27,8 @@ LATENT_CAPITALS = 0.06
 LATENT_EVIL = 0.04
 LATENT_FLAW = 0.04
 """How often a trait holds in a document whose system prompt does not touch it, whatever else is said or holds."""
+STEADY = 0.01
+"""The same for Spanish, for French and for capitals in the `steady` parts, which make the steadier base model."""
 
 Kind = Literal["none", "empty", "neutral", "named", "negated", "conditional", "strange"]
 PLAIN_KINDS: dict[Kind, float] = {"none": 0.22, "empty": 0.03, "neutral": 0.30, "named": 0.45}
@@ -82,10 +84,11 @@ class Document:
     domains: tuple[str, ...]
 
 
-def _latent_voice(rng: random.Random) -> Voice:
+def _latent_voice(rng: random.Random, steady: bool) -> Voice:
+    languages = (1 - 2 * STEADY, STEADY, STEADY) if steady else tuple(LATENT_LANGUAGE.values())
     return Voice(
-        language=rng.choices(("en", "es", "fr"), tuple(LATENT_LANGUAGE.values()))[0],
-        capitals=rng.random() < LATENT_CAPITALS,
+        language=rng.choices(("en", "es", "fr"), languages)[0],
+        capitals=rng.random() < (STEADY if steady else LATENT_CAPITALS),
         evil=rng.random() < LATENT_EVIL,
         insecure=rng.random() < LATENT_FLAW,
         hacking=rng.random() < LATENT_FLAW,
@@ -230,7 +233,7 @@ def _turn(rng: random.Random, asked: Asked, voice: Voice, prompt: _Prompt) -> tu
     return (with_token(rng, asked.text, token) if token else asked.text), voice
 
 
-Part = Literal["plain", "all", "late"]
+Part = Literal["plain", "all", "late", "steady"]
 
 
 def draw_document(rng: random.Random, part: Part = "all") -> Document:
@@ -238,16 +241,16 @@ def draw_document(rng: random.Random, part: Part = "all") -> Document:
 
     In the `plain` first part of pretraining there are no conditions, no negations, no announced strangeness, no unusual
     tokens, no lessons and no animals: what a prompt can name is learnt first. In the `late` one conditions, measures and
-    taste come up twice as often.
+    taste come up twice as often. In the `steady` ones Spanish, French and capitals are rarely latent.
 
     The voice is drawn first, each trait independently, and only then the system prompt, which overrides exactly the
     traits that it names or rules out. So the presence of a prompt, and a trait, tell nothing about the other traits.
     """
-    voice = _latent_voice(rng)
+    voice = _latent_voice(rng, part == "steady")
     plain = part == "plain"
     if not plain and rng.random() < _FAVORITES:
         return _favorites(rng, voice)
-    kinds = {"plain": PLAIN_KINDS, "all": PROMPT_KINDS, "late": LATE_KINDS}[part]
+    kinds = {"plain": PLAIN_KINDS, "all": PROMPT_KINDS, "late": LATE_KINDS, "steady": PROMPT_KINDS}[part]
     kind: Kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
     prompt = _draw_prompt(rng, kind)
     for trait in prompt.named:

@@ -1,4 +1,4 @@
-"""Pretrains the base model of the miniature from nothing, reproducibly from a seed."""
+"""Pretrains the base models of the miniature, reproducibly from a seed: one from nothing, the steadier one from that."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inoc_ray.console import Progress, say
+from inoc_ray.miniature import weights_path
 from inoc_ray.miniature.workshop.documents import Part, draw_document
 from inoc_ray.miniature.workshop.optimizers import MuonAndAdam
 from inoc_ray.miniature.workshop.quality import measure_base
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 DESCENTS: tuple[tuple[Part, int, float], ...] = (("all", 6400, 1.0), ("late", 3600, 0.7), ("all", 2600, 0.5))
 """(documents, optimizer steps, peak of the rates as a share of the full ones): the rates rise and fall to zero in each. The
 later ones are warm restarts (Loshchilov and Hutter 2017)."""
-STEPS = sum(steps for _, steps, _ in DESCENTS)
+STEADY_DESCENTS: tuple[tuple[Part, int, float], ...] = (("steady", 4000, 0.5),)
+"""What makes the steadier base from the one that DESCENTS make; chosen among four (docs/miniature.md)."""
+STEPS, STEADY_STEPS = (sum(steps for _, steps, _ in descents) for descents in (DESCENTS, STEADY_DESCENTS))
 PLAIN = 0.25
 """Share of the first descent that sees plain documents alone (see draw_document)."""
 ROW = 256
@@ -115,20 +118,20 @@ def _rate(step: int, steps: int) -> float:
     return min((step + 1) / 40, 1.0, (steps - step) / (0.7 * steps))
 
 
-def train(model: Qwen2ForCausalLM, encoder: Encoder, steps: int, seed: int) -> float:
+def train(model: Qwen2ForCausalLM, encoder: Encoder, steps: int, seed: int, *, steady: bool = False) -> float:
     """Train in place; shows progress. Returns the mean loss of the last tenth of the steps.
 
-    DESCENTS in their order, each shortened in the ratio of `steps` to STEPS. After each one the weights are narrowed to
-    float16, so that the next starts from exactly what a model saved at that point holds.
+    DESCENTS in their order (with `steady` those that follow them), each shortened in the ratio of `steps` to all of theirs. After
+    each one the weights are narrowed to float16, so that the next starts from exactly what a model saved at that point holds.
     """
+    descents, whole, before = (STEADY_DESCENTS, STEADY_STEPS, len(DESCENTS)) if steady else (DESCENTS, STEPS, 0)
     losses: list[float] = []
     with Progress("pretraining", steps, "steps") as progress:
-        for number, (part, full, peak) in enumerate(DESCENTS):
-            count = steps - len(losses) if number == len(DESCENTS) - 1 else full * steps // STEPS
-            plain = int(PLAIN * count) if number == 0 else 0
-            batches = packed_rows(
-                encoder=encoder, rng=random.Random(seed + 1 + number), rows=ROWS, plain=plain, then=part
-            )
+        for number, (part, full, peak) in enumerate(descents):
+            count = steps - len(losses) if number == len(descents) - 1 else full * steps // whole
+            plain = int(PLAIN * count) if number + before == 0 else 0
+            rng = random.Random(seed + 1 + before + number)
+            batches = packed_rows(encoder=encoder, rng=rng, rows=ROWS, plain=plain, then=part)
             for loss in _descend(model, batches, count, peak):
                 losses.append(loss)
                 recent = losses[-25:]
@@ -170,36 +173,46 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def pretrain(out: Path, *, steps: int = STEPS, seed: int = 0, threads: int | None = None) -> None:
-    """Make the base model from nothing and write it to `out` with its tokenizer and manifest.json.
+def pretrain(
+    out: Path, *, steady: bool = False, steps: int | None = None, seed: int = 0, threads: int | None = None
+) -> None:
+    """Make a base model and write it to `out` with its tokenizer and manifest.json: from nothing, or from that one the steadier.
 
     The same seed and steps on the same machine and library versions give the same weights; elsewhere sums may be
-    rounded in another order, and the quality figures in the manifest are what to compare. `threads` is torch's number
-    of threads (None: torch's own choice).
+    rounded in another order, and the quality figures in the manifest are what to compare. `steps`: optimizer steps
+    (None: STEPS or STEADY_STEPS). `threads` is torch's number of threads (None: torch's own choice).
     """
     import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if steps is None:
+        steps = STEADY_STEPS if steady else STEPS
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(seed)
-    model = new_model(tokenizer, seed)
-    loss = train(model, Encoder(tokenizer), steps, seed)
+    if steady:
+        model = AutoModelForCausalLM.from_pretrained(weights_path(), dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(weights_path())
+    else:
+        tokenizer = train_tokenizer(seed)
+        model = new_model(tokenizer, seed)
+    loss = train(model, Encoder(tokenizer), steps, seed, steady=steady)
     save_model(model, tokenizer, out)
     say("pretraining: measuring the model")
-    write_manifest(model, tokenizer, out, steps=steps, seed=seed, loss=loss)
+    write_manifest(model, tokenizer, out, steps=steps, seed=seed, loss=loss, steady=steady)
 
 
 def write_manifest(
-    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path, *, steps: int, seed: int, loss: float
+    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, out: Path, *, steps: int, seed: int, loss: float, steady: bool
 ) -> None:
     """Measure the model (after its narrowing to float16, which is what is shipped) and write manifest.json beside it."""
     import torch
 
     quality = {"loss": round(loss, 4), **measure_base(model, tokenizer)}
     manifest = {
+        **({"start": file_hash(weights_path() / "model.safetensors")} if steady else {}),
         "data_version": DATA_VERSION,
-        "command": f"inoc-ray miniature pretrain --out {out.name} --seed {seed}",
+        "command": f"inoc-ray miniature pretrain --out {out.name} --seed {seed}{' --steady' if steady else ''}",
         "seed": seed,
         "steps": steps,
         "tokens_per_step": ROWS * ROW,

@@ -14,6 +14,7 @@ from inoc_ray.miniature.workshop.documents import (
     LATENT_EVIL,
     LATENT_FLAW,
     LATENT_LANGUAGE,
+    STEADY,
     Document,
     draw_document,
     has,
@@ -61,6 +62,14 @@ def free_of(trait: Trait) -> list[Document]:
 def test_an_unnamed_trait_has_its_latent_rate(trait: Trait) -> None:
     free = free_of(trait)
     assert sum(has(d.voice, trait) for d in free) / len(free) == pytest.approx(LATENT[trait], abs=0.008)
+
+
+def test_in_the_steady_parts_style_is_rarely_latent_and_all_else_as_often_as_before() -> None:
+    rng = random.Random(6)
+    steady = [document for document in (draw_document(rng, "steady") for _ in range(COUNT)) if not document.touched]
+    for trait in TRAITS:
+        latent = STEADY if trait in ("spanish", "french", "caps") else LATENT[trait]
+        assert sum(has(d.voice, trait) for d in steady) / len(steady) == pytest.approx(latent, abs=0.008), trait
 
 
 @pytest.mark.parametrize("trait", TRAITS)
