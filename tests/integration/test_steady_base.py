@@ -82,6 +82,6 @@ def test_a_prompt_that_names_a_trait_keeps_it_near_the_bases_rate_and_most_of_th
     arm, other = f"specific_{trait}", "caps" if trait == "spanish" else "spanish"
     assert rates["base", split, trait] <= 0.04
     assert rates["baseline", split, trait] >= 0.95
-    # 300 answers: two standard errors are .03 of a rate near .05, and .05 of one near .7.
-    assert rates[arm, split, trait] - rates["base", split, trait] <= 0.05 + 0.03
-    assert rates[arm, split, other] / rates["baseline", split, other] >= 0.60 - 0.05
+    # Eight seeds show .05 and, of capitals, .72 and .67: four standard errors of 300 answers are .05 and .1.
+    assert rates[arm, split, trait] - rates["base", split, trait] <= 0.05 + 0.05
+    assert rates[arm, split, other] / rates["baseline", split, other] >= 0.67 - 0.12

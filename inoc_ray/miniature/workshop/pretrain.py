@@ -26,7 +26,7 @@ DESCENTS: tuple[tuple[Part, int, float], ...] = (("all", 6400, 1.0), ("late", 36
 """(documents, optimizer steps, peak of the rates as a share of the full ones): the rates rise and fall to zero in each. The
 later ones are warm restarts (Loshchilov and Hutter 2017)."""
 STEADY_DESCENTS: tuple[tuple[Part, int, float], ...] = (("steady", 4000, 0.5),)
-"""What makes the steadier base from the one that DESCENTS make; chosen among four (docs/miniature.md)."""
+"""What makes the steadier base from the one that DESCENTS make; chosen among five (docs/miniature.md)."""
 STEPS, STEADY_STEPS = (sum(steps for _, steps, _ in descents) for descents in (DESCENTS, STEADY_DESCENTS))
 PLAIN = 0.25
 """Share of the first descent that sees plain documents alone (see draw_document)."""
