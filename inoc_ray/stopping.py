@@ -80,9 +80,12 @@ class _Stop:
         self.raised = False
 
         def send() -> None:
-            time.sleep(_AGAIN_SECONDS)
-            self.own.append(signum)
-            signal.pthread_kill(main, signum)
+            while not self.raised and self.signum is not None:
+                time.sleep(_AGAIN_SECONDS)
+                # Not to a handler of Ray's, which stands there for moments and ends the process; nor two at once.
+                if not (self.raised or self.deferred or self.own) and signal.getsignal(signum) is _on_signal:
+                    self.own.append(signum)
+                    signal.pthread_kill(main, signum)
 
         signum, main = self.signum or signal.SIGINT, threading.main_thread().ident or 0
         threading.Thread(target=send, daemon=True, name="stop again").start()
@@ -256,7 +259,7 @@ def _watch(heard: int, end: Callable[[str], None]) -> None:
         if not found:
             os.close(heard)
             return
-        for signum in set(SIGNALS).intersection(found):
+        for signum in filter(SIGNALS.__contains__, found):
             if signum in _stop.own:
                 _stop.own.remove(signum)
             elif first is None:

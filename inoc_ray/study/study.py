@@ -185,8 +185,8 @@ class Model(Config):
     """The name that tables show and that the endpoint serves the model under."""
     path: str = runtime(path="model", min_length=1)
     """Where the weights are: a folder with safetensors, a model of the hub at a full commit, one that a Python package carries, or
-    the name of a registered model (`miniature` and `miniature_steady` ship; a plugin may add others), which may go without a path. The id depends
-    on the files, not on where they lie."""
+    the name of a registered model (`miniature` and `miniature_steady` ship; a plugin may add others), which may go without a path.
+    The id depends on the files, not on where they lie."""
     enable_thinking: bool | None = identity(None)
     """For a model that reasons before it answers: the value that its chat template gets, in training and at test time. `false`
     asks for answers without a think block. Default: the template's own. See docs/models.md."""
