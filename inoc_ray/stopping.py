@@ -11,6 +11,7 @@ reference, of ctypes or of the garbage collector), the one that was raised is lo
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, TypeVar
 
 from inoc_ray.console import say
@@ -35,8 +37,10 @@ ONE_SIGNAL_SECONDS = 0.5
 KEPT = "what was committed is kept. Run the command again to resume"
 _SLACK_SECONDS = 0.5
 """What the last words take."""
-_AGAIN_SECONDS = 0.02
-"""How long the callback that swallowed an exception may take to return."""
+_AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS = 0.02, 0.5
+"""After what time an exception that was lost is raised again, at first and at most: what lost it is to return first."""
+_ON_ITS_WAY_SECONDS = 0.2
+"""How long a signal that this process sends itself takes to be read, at most."""
 
 
 @dataclass
@@ -53,42 +57,39 @@ class _Stop:
     during: str = ""
     tell: list[Callable[[], None]] = field(default_factory=list)
     """What is called when it begins."""
-    own: list[int] = field(default_factory=list)
-    """Signals that this process has sent itself and the watcher has not read yet: no second ones."""
+    lost: bool = False
+    """Whether the exception was raised where Python lets none out, so that it is to be raised again."""
+    over: bool = False
+    """Whether the block that may be stopped has ended, and nothing is raised any more."""
+    pipe: int = -1
+    """Where a byte wakes the watcher; signals write theirs there, too."""
 
     def begin(self) -> None:
         """Forget an earlier stop: a command begins."""
         self.signum, self.raised, self.installed = None, False, True
-        self.words, self.during, self.tell, self.own = KEPT, "", [], []
+        self.lost = self.over = False
+        self.words, self.during, self.tell = KEPT, "", []
 
     def note(self, signum: int) -> None:
         """Note the first signal."""
         if self.signum is None:
             self.since, self.signum = time.monotonic(), signum
 
+    def due(self) -> bool:
+        """Whether KeyboardInterrupt is to be raised: there was a signal, it was not raised for that, or lost, and it may be now."""
+        return self.signum is not None and (self.lost or not self.raised) and not self.deferred and not self.over
+
     def raise_once(self) -> None:
-        """Raise KeyboardInterrupt if there was a signal, unless it was raised for that already or is not to be raised now."""
-        if self.signum is not None and not self.raised and not self.deferred:
-            self.raised = True
+        """Raise KeyboardInterrupt if it is due. To be called in the main thread."""
+        if self.due():
+            self.raised, self.lost = True, False
             raise KeyboardInterrupt
 
-    def raise_again(self) -> None:
-        """Have the exception raised once more in the main thread, in a moment: where it was raised now, it was lost.
-
-        By a signal, since the main thread may be about to wait in a system call.
-        """
-        self.raised = False
-
-        def send() -> None:
-            while not self.raised and self.signum is not None:
-                time.sleep(_AGAIN_SECONDS)
-                # Not to a handler of Ray's, which stands there for moments and ends the process; nor two at once.
-                if not (self.raised or self.deferred or self.own) and signal.getsignal(signum) is _on_signal:
-                    self.own.append(signum)
-                    signal.pthread_kill(main, signum)
-
-        signum, main = self.signum or signal.SIGINT, threading.main_thread().ident or 0
-        threading.Thread(target=send, daemon=True, name="stop again").start()
+    def lose(self) -> None:
+        """Have the watcher see to it that the exception is raised again. Raises nothing and starts no thread, which would wait."""
+        self.lost = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.pipe, b"\0")
 
 
 _stop = _Stop()
@@ -102,6 +103,8 @@ def requested() -> bool:
 def check() -> None:
     """Raise KeyboardInterrupt if this command is to stop: a library may have swallowed the one that was raised."""
     if requested():
+        if threading.current_thread() is threading.main_thread():
+            _stop.raised, _stop.lost = True, False
         raise KeyboardInterrupt
 
 
@@ -187,25 +190,20 @@ def stoppable(end: Callable[[str], None]) -> Iterator[None]:
     os.set_blocking(tell, False)
     wakeup = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     _stop.begin()
+    _stop.pipe = tell
     threading.Thread(target=_watch, args=(heard, end), daemon=True, name="stop").start()
     install()
-
-    def unraisable(lost: sys.UnraisableHookArgs) -> None:
-        if issubclass(lost.exc_type, KeyboardInterrupt) and requested():
-            _stop.raise_again()
-        else:
-            hook(lost)
-
-    sys.unraisablehook = unraisable
+    sys.unraisablehook = functools.partial(_unraisable, hook)
     try:
         yield
     finally:
+        _stop.over = True
+        sys.unraisablehook = hook
         if not requested():
             # Otherwise the process is ending, and how long that may take still counts.
             for signum, handler in before.items():
                 signal.signal(signum, handler)
             signal.set_wakeup_fd(wakeup)
-            sys.unraisablehook = hook
             _stop.installed = False
             os.close(tell)
 
@@ -236,19 +234,65 @@ def deferred() -> Iterator[None]:
         _stop.raise_once()
 
 
-def _on_signal(signum: int, frame: object) -> None:
+def _on_signal(signum: int, frame: FrameType | None) -> None:
     _stop.note(signum)
+    while frame is not None:
+        if frame.f_code is _unraisable.__code__:
+            # Python lets no exception out of the hook either, and does not tell it.
+            _stop.lose()
+            return
+        frame = frame.f_back
     _stop.raise_once()
+
+
+def _unraisable(hook: Callable[[sys.UnraisableHookArgs], object], args: sys.UnraisableHookArgs) -> None:
+    """Note it if the exception of a stop was lost; leave anything else to the `hook` before."""
+    main = threading.current_thread() is threading.main_thread()
+    if main and requested() and issubclass(args.exc_type, KeyboardInterrupt):
+        _stop.lose()
+    else:
+        hook(args)
+
+
+class _Again:
+    """Sends the signal again whose exception was lost, since the main thread may be about to wait in a system call."""
+
+    def __init__(self) -> None:
+        self.pause = _AGAIN_SECONDS
+        self.own: list[tuple[int, float]] = []
+        """Signals that were sent from here, and when."""
+
+    def send(self) -> None:
+        """Send it, unless it may not be raised now; nor to a handler of Ray's, which may stand there, and would end the process."""
+        signum, main = _stop.signum or signal.SIGINT, threading.main_thread().ident
+        if _stop.due() and main and signal.getsignal(signum) is _on_signal:
+            self.own.append((signum, time.monotonic()))
+            signal.pthread_kill(main, signum)
+            self.pause = min(2 * self.pause, _LONGEST_AGAIN_SECONDS)
+
+    def sent(self, signum: int) -> bool:
+        """Whether a signal that was read is one of these."""
+        now = time.monotonic()
+        self.own = [(number, then) for number, then in self.own if now - then < _ON_ITS_WAY_SECONDS]
+        mine = next((one for one in self.own if one[0] == signum), None)
+        if mine:
+            self.own.remove(mine)
+        return mine is not None
 
 
 def _watch(heard: int, end: Callable[[str], None]) -> None:
     """Read the signals as they come, and end the process at the second one, or if it does not end by itself."""
     first: float | None = None
     said = False
+    again = _Again()
     while True:
         gone = 0.0 if first is None else time.monotonic() - first
         left = None if first is None else max(0.0, (GRACE_SECONDS if said else ONE_SIGNAL_SECONDS) - gone)
-        if not select.select([heard], [], [], left)[0]:
+        resends = _stop.lost and left is not None and again.pause < left
+        if not select.select([heard], [], [], again.pause if resends else left)[0]:
+            if resends:
+                again.send()
+                continue
             if said:
                 _end_now(end, f"It did not end within {GRACE_SECONDS:.0f} s and was broken off")
             # It takes a moment, so that somebody may wonder.
@@ -259,17 +303,21 @@ def _watch(heard: int, end: Callable[[str], None]) -> None:
         if not found:
             os.close(heard)
             return
-        for signum in filter(SIGNALS.__contains__, found):
-            if signum in _stop.own:
-                _stop.own.remove(signum)
-            elif first is None:
+        for signum in found:
+            if signum not in SIGNALS or again.sent(signum):
+                continue
+            if first is None:
                 first = time.monotonic()
-                _stop.note(signum)
-                # Not in the handler, which may have interrupted what `tell` needs.
-                for tell in list(_stop.tell):
-                    tell()
+                _begin(signum)
             elif time.monotonic() - first > ONE_SIGNAL_SECONDS:
                 _end_now(end, "The second signal ended it at once")
+
+
+def _begin(signum: int) -> None:
+    """Tell all who want to know that a stop begins; not in the handler, which may have interrupted what they need."""
+    _stop.note(signum)
+    for tell in list(_stop.tell):
+        tell()
 
 
 def _end_now(end: Callable[[str], None], why: str) -> None:

@@ -156,7 +156,7 @@ gc.disable()
 done = []
 def callback(*_):
     if not done:
-        done.append(1); ready(); time.sleep(0.3); end("not broken off")
+        done.append(1); ready(); time.sleep(60); end("not broken off")
 {calls}
 {block}
 threading.Event().wait(60)
@@ -192,6 +192,84 @@ finally:
         said = process.communicate(timeout=3)[1]
     assert process.returncode == 130
     assert said.endswith("The second signal ended it at once.\n")
+
+
+LOSES = """
+import os, signal, threading
+class Thing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)
+"""
+"""What has a stop come, and its exception lost, at a known moment."""
+ONCE_MORE = {
+    "a check comes first": """
+try:
+    thing = Thing(); del thing
+    stopping.check()
+finally:
+    time.sleep(0.3); end("cleaned up")
+""",
+    "other threads are busy": """
+def busy():
+    until = time.monotonic() + 0.8
+    while time.monotonic() < until:
+        pass
+for _ in range(4):
+    threading.Thread(target=busy, daemon=True).start()
+try:
+    thing = Thing(); del thing
+    time.sleep(60)
+finally:
+    time.sleep(0.3); end("cleaned up")
+""",
+    "a check in another thread is lost": """
+class Checks:
+    def __del__(self):
+        stopping.check()
+def work():
+    time.sleep(0.3); checks = Checks(); del checks
+try:
+    threading.Thread(target=work, daemon=True).start()
+    thing = Thing(); del thing
+    time.sleep(60)
+finally:
+    time.sleep(0.6); end("cleaned up")
+""",
+    "another handler stands there for a moment": """
+ours = signal.getsignal(signal.SIGTERM)
+try:
+    thing = Thing(); signal.signal(signal.SIGTERM, ours); del thing
+    signal.signal(signal.SIGTERM, signal.SIG_DFL); time.sleep(0.3); stopping.install()
+    time.sleep(60)
+finally:
+    time.sleep(0.3); end("cleaned up")
+""",
+}
+
+
+@pytest.mark.parametrize("body", ONCE_MORE.values(), ids=list(ONCE_MORE))
+def test_what_was_lost_is_raised_once_more_and_breaks_off_no_clean_up(body: str):
+    with program(f"{LOSES}\nready()\n{body}") as process:
+        said = process.communicate(timeout=10)[1]
+    assert process.returncode == 143, said
+    assert "cleaned up" in said
+    assert said.endswith(f"stopped by SIGTERM; {KEPT}.\n")
+    assert "did not end" not in said
+
+
+def test_nothing_is_raised_behind_the_end_of_what_may_be_stopped():
+    source = f"""{FOREGROUND}
+{HEAD.format(grace=9)}
+{LOSES}
+with stopping.stoppable(end):
+    thing = Thing(); del thing
+end("the result"); time.sleep(0.5); end("the end")
+"""
+    ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=10, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "the result" in ended.stderr
+    assert "the end" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_handlers_that_a_library_puts_in_their_place_are_put_back():
