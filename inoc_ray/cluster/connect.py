@@ -20,6 +20,7 @@ from inoc_ray.cluster import nodes
 from inoc_ray.cluster.fit import DRIVER_RESOURCE, PRIVATE_RESOURCE, Capacity
 from inoc_ray.errors import InputError, TrialError
 from inoc_ray.store.scratch import scratch_folder
+from inoc_ray.variables import environment
 
 EXPECTED_MESSAGES = (
     "PYTHON worker processes have been started|ServeController.graceful_shutdown failed|Raylet is terminated|"
@@ -167,6 +168,10 @@ def _attached() -> Iterator[Capacity]:
         yield nodes.capacity()
 
 
+_NOT_COLLECTED = {"RAY_task_events_report_interval_ms": "0", "RAY_event_stats": "0"}
+"""What nobody reads on a cluster without a dashboard, and each of Ray's processes would collect on the cores that train."""
+
+
 @contextlib.contextmanager
 def _private(folder: Path) -> Iterator[Capacity]:
     """Start a cluster on this machine for this command alone."""
@@ -176,12 +181,9 @@ def _private(folder: Path) -> Iterator[Capacity]:
     capacity = local_capacity()
     before = {key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
     _use_token(folder)
-    # What nobody reads on a cluster without a dashboard. Each of Ray's processes would otherwise collect it, all the time, on the
-    # cores that train.
-    for name in ("RAY_task_events_report_interval_ms", "RAY_event_stats"):
-        os.environ.setdefault(name, "0")
     try:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(environment(_NOT_COLLECTED))
             start = _ray(
                 address="local",
                 num_cpus=int(capacity.cpus),

@@ -37,13 +37,14 @@ from inoc_ray.results.records import Artifact, RunRecord, StudyRecord, TrialReco
 from inoc_ray.results.study_runs import all_runs
 from inoc_ray.results.tracking_artifacts import LoggedModels, send
 from inoc_ray.results.tracking_checks import check_database, first_line
-from inoc_ray.results.tracking_client import FIRST_CALL, LATER_CALLS, environment, quiet
+from inoc_ray.results.tracking_client import FIRST_CALL, LATER_CALLS, quiet
 from inoc_ray.results.tracking_database import database_uri, make_database
 from inoc_ray.results.tracking_page import describe
 from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, log, open_run, parent_tag
 from inoc_ray.results.tracking_server import check_server
 from inoc_ray.store.place import Place, at
 from inoc_ray.store.store import tracking_files
+from inoc_ray.variables import environment
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from inoc_ray.variables import environment
 
 # By default MLflow retries 7 times with 120 s each, so that a broken server costs minutes at the end of a run. Variables that the
 # user has set are kept. A healthy server answers the first call at once; a later one may carry gigabytes.
@@ -16,22 +17,6 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-
-
-@contextmanager
-def environment(values: Mapping[str, str], *, over: bool = False) -> Iterator[None]:
-    """Set environment variables while a `with` block runs; variables that are already set are kept unless `over`."""
-    changed = {name: value for name, value in values.items() if over or name not in os.environ}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

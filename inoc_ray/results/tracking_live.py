@@ -23,9 +23,10 @@ from inoc_ray.results.records import Point, RunRecord, StudyRecord, TrialRecord,
 from inoc_ray.results.study_runs import runs_under_way
 from inoc_ray.results.system_metrics import SystemMetrics
 from inoc_ray.results.tracking_checks import first_line
-from inoc_ray.results.tracking_client import environment, quiet
+from inoc_ray.results.tracking_client import quiet
 from inoc_ray.results.tracking_database import make_database
 from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs, log, open_run, parent_tag
+from inoc_ray.variables import environment
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun

@@ -10,7 +10,6 @@ reports, the workers (`tests/integration/test_train_stages.py` counts them).
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any
 
 import ray
@@ -21,6 +20,8 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+from inoc_ray.variables import environment
 
 
 class ReportToTune(UserCallback):
@@ -57,8 +58,11 @@ class LeanTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         if self._private:
             options["scaling_policy"] = NoAutoscaler(self.scaling_config)
-            # A controller of its own process gets it with its environment.
-            os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR] = "0"
+        # A controller of its own process gets it with its environment. The next run of this process may be on another cluster.
+        with environment({ENABLE_PREEMPTION_WATCHER_ENV_VAR: "0"} if self._private else {}, over=True):
+            return self._run_controller(**options)
+
+    def _run_controller(self, **options: Any) -> Any:
         if ray.get_runtime_context().get_actor_id() is None:
             # In a driver, which signals may end at any moment.
             return super()._initialize_and_run_controller(**options)

@@ -8,7 +8,7 @@ import pytest
 import inoc_ray
 
 LAYERS = (
-    ("errors", "console"),
+    ("errors", "console", "variables"),
     ("stopping",),
     ("config",),
     ("store", "scoring"),
