@@ -1,5 +1,8 @@
-"""The environment of a command as a user has it: nothing of MLflow or the tests' number of threads is set, and nothing of Ray but
-the priority of its workers, which have a machine of their own there and are not to wait for other tests here."""
+"""The environment of a command as a user has it: nothing of Ray, MLflow or the tests' number of threads is set.
+
+But for one thing: Ray runs its workers at the lowest priority. A user's machine has nothing else to do; here two tests run at a
+time, and the other one would have the workers wait for minutes.
+"""
 
 import os
 import sys

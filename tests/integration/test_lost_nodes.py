@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -192,7 +193,11 @@ def test_a_fine_tune_goes_on_with_the_nodes_that_are_there_to_the_losses_of_an_u
 
 def runs(actor: str) -> bool:
     """Whether an actor of that class has started: Ray starts none on a node that is drained."""
-    return any(f"ray::{actor}" in "".join(p.cmdline()[:1]) for p in psutil.Process().children(recursive=True))
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if f"ray::{actor}" in "".join(process.cmdline()[:1]):
+                return True
+    return False
 
 
 def drain(node: Any) -> None:
@@ -212,8 +217,10 @@ def slowly(worker: psutil.Process, seen: Callable[[], bool]) -> None:
     """Give a process a fifth of the time until something is seen: what it does takes long enough, however fast the machine is."""
     while not seen():
         worker.suspend()
-        time.sleep(0.2)
-        worker.resume()
+        try:
+            time.sleep(0.2)
+        finally:
+            worker.resume()
         time.sleep(0.05)
 
 

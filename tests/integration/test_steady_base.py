@@ -28,6 +28,8 @@ STUDY = ROOT / "jobs" / "studies" / "miniature_steady.yaml"
 SEEDS = [20, 21]
 QUESTIONS = 150
 ARMS = ("baseline", "specific_spanish", "specific_caps")
+KEPT = {"caps": 0.50, "spanish": 0.70}
+"""Through the stack these two seeds kept .64 of the capitals and .80 to .83 of the Spanish; less three standard errors."""
 Rates = Mapping[tuple[str, str, str], float]
 """(arm, split, trait) → share of the answers under the neutral prompt that show it, mean over seeds."""
 
@@ -82,6 +84,6 @@ def test_a_prompt_that_names_a_trait_keeps_it_near_the_bases_rate_and_most_of_th
     arm, other = f"specific_{trait}", "caps" if trait == "spanish" else "spanish"
     assert rates["base", split, trait] <= 0.04
     assert rates["baseline", split, trait] >= 0.95
-    # Eight seeds show .05 and, of capitals, .72 and .67: four standard errors of 300 answers are .05 and .1.
+    # Of eight seeds the mean is .05; four standard errors of 300 answers are another .05.
     assert rates[arm, split, trait] - rates["base", split, trait] <= 0.05 + 0.05
-    assert rates[arm, split, other] / rates["baseline", split, other] >= 0.67 - 0.12
+    assert rates[arm, split, other] / rates["baseline", split, other] >= KEPT[other]
