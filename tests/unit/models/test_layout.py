@@ -41,4 +41,5 @@ def test_what_a_job_uploads_is_small():
     if listed.returncode:
         pytest.skip("not a git checkout (an unpacked source archive): what git tracks cannot be listed")
     size = sum(os.path.getsize(ROOT / line) for line in listed.stdout.splitlines() if (ROOT / line).is_file())
-    assert size < 12 << 20
+    # Of it 6 MB are the weights of the miniature's three models.
+    assert size < 15 << 20

@@ -224,7 +224,7 @@ def test_a_plugin_that_fails_leaves_nothing_behind(study: Path, tmp_path: Path, 
     ("change", "message"),
     [
         ({"settings": ["askin"]}, "no setting 'askin' (did you mean 'asking'?)"),
-        ({"models": ["my_modell"]}, "a name alone means only 'miniature' or 'my_model'"),
+        ({"models": ["my_modell"]}, "a name alone means only 'miniature' or 'miniature_steady' or 'my_model'"),
         ({"recipes": {"r": {"preset": "my_recip"}}}, "no preset 'my_recip' (did you mean 'my_recipe'?)"),
         ({"evaluation": {"contexts": ["library:asking/test_curius"]}}, "did you mean 'asking/test_curious'?"),
         ({"evaluation": {"capabilities": ["my/sum"]}}, "no task 'my/sum' (did you mean 'my/sums'?)"),
