@@ -64,8 +64,9 @@ class _Stop:
     pipe: int = -1
     """Where a byte wakes the watcher; signals write theirs there, too."""
 
-    def begin(self) -> None:
+    def begin(self, pipe: int) -> None:
         """Forget an earlier stop: a command begins."""
+        self.pipe = pipe
         self.signum, self.raised, self.installed = None, False, True
         self.lost = self.over = False
         self.words, self.during, self.tell = KEPT, "", []
@@ -95,6 +96,11 @@ class _Stop:
 _stop = _Stop()
 
 
+def _in_main_thread() -> bool:
+    """Whether this is the thread that signals come to."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def requested() -> bool:
     """Return whether a signal has told this command to stop."""
     return _stop.signum is not None
@@ -103,7 +109,7 @@ def requested() -> bool:
 def check() -> None:
     """Raise KeyboardInterrupt if this command is to stop: a library may have swallowed the one that was raised."""
     if requested():
-        if threading.current_thread() is threading.main_thread():
+        if _in_main_thread():
             _stop.raised, _stop.lost = True, False
         raise KeyboardInterrupt
 
@@ -145,7 +151,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """
     import asyncio
 
-    if threading.current_thread() is threading.main_thread():
+    if _in_main_thread():
         return asyncio.run(work)
 
     async def breakable() -> T:
@@ -181,7 +187,7 @@ def stoppable(end: Callable[[str], None]) -> Iterator[None]:
     end: says the last message of a process that is ended so. A signal that this process was started to ignore is ignored, as
     for commands in the background of a script.
     """
-    if threading.current_thread() is not threading.main_thread() or _stop.installed:
+    if not _in_main_thread() or _stop.installed:
         yield
         return
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
@@ -189,8 +195,7 @@ def stoppable(end: Callable[[str], None]) -> Iterator[None]:
     heard, tell = os.pipe()
     os.set_blocking(tell, False)
     wakeup = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    _stop.begin()
-    _stop.pipe = tell
+    _stop.begin(tell)
     threading.Thread(target=_watch, args=(heard, end), daemon=True, name="stop").start()
     install()
     sys.unraisablehook = functools.partial(_unraisable, hook)
@@ -213,7 +218,7 @@ def install() -> None:
 
     Does nothing outside of `stoppable`.
     """
-    if not _stop.installed or threading.current_thread() is not threading.main_thread():
+    if not _stop.installed or not _in_main_thread():
         return
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -223,7 +228,7 @@ def install() -> None:
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Do not break off the block: a stop that is requested meanwhile is raised at its end."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
     _stop.deferred += 1
@@ -247,8 +252,7 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
 
 def _unraisable(hook: Callable[[sys.UnraisableHookArgs], object], args: sys.UnraisableHookArgs) -> None:
     """Note it if the exception of a stop was lost; leave anything else to the `hook` before."""
-    main = threading.current_thread() is threading.main_thread()
-    if main and requested() and issubclass(args.exc_type, KeyboardInterrupt):
+    if _in_main_thread() and requested() and issubclass(args.exc_type, KeyboardInterrupt):
         _stop.lose()
     else:
         hook(args)

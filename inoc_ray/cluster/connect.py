@@ -106,16 +106,15 @@ def silence_of(address: str) -> Exception | None:
         return error
 
 
-def _use_token(folder: Path) -> None:
-    """Turn token authentication on with a new token, unless the user already chose a mode."""
+def _new_token(folder: Path) -> dict[str, str]:
+    """Return the variables that turn token authentication on with a new token; none where the user already chose a mode."""
     if os.environ.get("RAY_AUTH_MODE"):
-        return
+        return {}
     token = folder / "token"
     handle = os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(handle, "w") as stream:
         stream.write(secrets.token_hex(32))
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
 
 
 @contextlib.contextmanager
@@ -179,32 +178,25 @@ def _private(folder: Path) -> Iterator[Capacity]:
     # set. This switch, read when ray is imported, makes it run on one machine alone.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     capacity = local_capacity()
-    before = {key: os.environ.get(key) for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
-    _use_token(folder)
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(environment(_NOT_COLLECTED))
-            start = _ray(
-                address="local",
-                num_cpus=int(capacity.cpus),
-                num_gpus=int(capacity.gpus),
-                resources={DRIVER_RESOURCE: 10_000.0, PRIVATE_RESOURCE: 1.0},
-                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                _temp_dir=str(folder / "ray"),
-            )
-            try:
-                stack.enter_context(start)
-            except Exception as error:
-                # A machine without memory, or so busy that a process does not start in 30 s; Ray raises what it likes.
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise TrialError(
-                    f"Ray did not start on this machine: {reason} Nothing was begun; run the command again when the machine has "
-                    "memory and time for it."
-                ) from error
-            yield nodes.capacity()
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(environment(_new_token(folder), over=True))
+        stack.enter_context(environment(_NOT_COLLECTED))
+        start = _ray(
+            address="local",
+            num_cpus=int(capacity.cpus),
+            num_gpus=int(capacity.gpus),
+            resources={DRIVER_RESOURCE: 10_000.0, PRIVATE_RESOURCE: 1.0},
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            _temp_dir=str(folder / "ray"),
+        )
+        try:
+            stack.enter_context(start)
+        except Exception as error:
+            # A machine without memory, or so busy that a process does not start in 30 s; Ray raises what it likes.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise TrialError(
+                f"Ray did not start on this machine: {reason} Nothing was begun; run the command again when the machine has "
+                "memory and time for it."
+            ) from error
+        yield nodes.capacity()

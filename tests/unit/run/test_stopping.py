@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import indent
 
 import pytest
 
@@ -86,12 +87,25 @@ end("went on")
     assert "went on" not in said
 
 
-def test_the_second_signal_ends_it_at_once_whatever_it_does():
-    with program("try:\n    ready(); time.sleep(60)\nfinally:\n    stuck()") as process:
+LOST = """
+class Thing:
+    def __del__(self):
+        ready(); time.sleep(60)
+thing = Thing(); del thing
+"""
+"""The exception of the first signal is lost in a callback."""
+
+
+@pytest.mark.parametrize(
+    ("begins", "second"), [("ready()", signal.SIGTERM), (LOST, signal.SIGINT)], ids=["first raised", "first lost"]
+)
+def test_the_second_signal_ends_it_at_once_whatever_it_does(begins: str, second: int):
+    body = indent(f"{begins}\ntime.sleep(60)", "    ")
+    with program(f"try:\n{body}\nfinally:\n    stuck()") as process:
         process.send_signal(signal.SIGINT)
         time.sleep(1.0)
         assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(second)
         said = process.communicate(timeout=3)[1]
     assert process.returncode == 130
     assert said.endswith("The second signal ended it at once.\n")
@@ -137,7 +151,7 @@ end("never")
 
 CALLBACKS = {
     "finalizer": "class Thing:\n    __del__ = callback\nthing = Thing(); del thing",
-    "weak reference": "import weakref\nthing = {1}.__class__(); ref = weakref.ref(thing, callback); del thing",
+    "weak reference": "import weakref\nthing = set(); ref = weakref.ref(thing, callback); del thing",
     "garbage collector": "import gc\ngc.callbacks.append(callback); gc.collect()",
     "ctypes": "import ctypes\nctypes.CFUNCTYPE(None)(callback)()",
 }
@@ -171,27 +185,6 @@ threading.Event().wait(60)
     assert said.endswith(f"stopped by SIGTERM; {KEPT}.\n")
     for never in ("not broken off", "Traceback", "Exception ignored", "ended it at once", "did not end"):
         assert never not in said
-
-
-def test_the_second_signal_still_ends_it_where_the_first_was_lost_in_a_callback():
-    body = """
-class Thing:
-    def __del__(self):
-        ready(); time.sleep(60)
-try:
-    thing = Thing(); del thing
-    time.sleep(60)
-finally:
-    stuck()
-"""
-    with program(body) as process:
-        process.send_signal(signal.SIGINT)
-        time.sleep(1.0)
-        assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=3)[1]
-    assert process.returncode == 130
-    assert said.endswith("The second signal ended it at once.\n")
 
 
 LOSES = """
