@@ -80,15 +80,21 @@ class Jobs:
             assert not self.client.get_job_status(self.job).is_terminal(), self.log()
             time.sleep(0.1)
 
-    def wait_for_answers(self, seconds: float = 150.0) -> None:
-        """Wait until some answers of the fine-tune are kept; its cells are not complete yet."""
+    def kill_among_answers(self, seconds: float = 150.0) -> None:
+        """Kill the command as soon as some answers of the fine-tune are kept, while others are missing."""
         end = time.monotonic() + seconds
         journal = self.store.under_way("jobs")
         (trial,) = build_plan(self.study, self.store).trials
-        while not journal.is_file() or journal.read_text().count(trial.trial_id) < 10:
+        # All answers are there in a second or two, so nothing slow stands between the sight of them and the signal.
+        while (driver := self.driver()) is None or not journal.is_file():
             assert time.monotonic() < end, self.log()
             assert not self.client.get_job_status(self.job).is_terminal(), self.log()
-            time.sleep(0.02)
+            time.sleep(0.1)
+        while journal.read_text().count(trial.trial_id) < 10:
+            assert time.monotonic() < end, self.log()
+            assert driver.is_running(), self.log()
+            time.sleep(0.005)
+        driver.kill()
 
     def ended(self, seconds: float = 400.0) -> JobStatus:
         end = time.monotonic() + seconds
@@ -97,9 +103,9 @@ class Jobs:
             time.sleep(0.1)
         return status
 
-    def driver(self) -> psutil.Process:
-        """The process of the command."""
-        return next(p for p in psutil.process_iter(["cmdline"]) if self._is_mine(p.info["cmdline"] or []))
+    def driver(self) -> psutil.Process | None:
+        """The process of the command, once it is there."""
+        return next((p for p in psutil.process_iter(["cmdline"]) if self._is_mine(p.info["cmdline"] or [])), None)
 
     def _is_mine(self, command: list[str]) -> bool:
         return command[:1] == [sys.executable] and str(self.path) in command

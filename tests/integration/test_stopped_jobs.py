@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from job_head import Head, job_head
@@ -38,25 +36,25 @@ def test_stopped_jobs_and_a_killed_driver_leave_nothing_and_the_next_job_ends_as
     undisturbed.nothing_left(time.monotonic())
     after("undisturbed")
 
-    def stopped_at(moment: Callable[[], None], stop: Callable[[], Any], status: JobStatus) -> None:
+    def stopped_by(stop: Callable[[], None], status: JobStatus) -> None:
         jobs.submit()
-        moment()
-        after("at its moment")
         stop()
         since = time.monotonic()
+        after("stopped")
         assert jobs.ended(PROMISED_S) == status
         jobs.nothing_left(since)
         after("nothing left")
 
-    def it_trains_and_an_engine_starts() -> None:
+    def stop_while_it_trains_and_an_engine_starts() -> None:
         jobs.wait_for(f"/{STEPS} steps · miniature")
         jobs.wait_for("vLLM to import")
         assert any("Replica" in one for one in jobs.left()), "what runs is not seen, so nothing that stays would be"
+        jobs.client.stop_job(jobs.job)
 
-    stopped_at(it_trains_and_an_engine_starts, lambda: jobs.client.stop_job(jobs.job), JobStatus.STOPPED)
+    stopped_by(stop_while_it_trains_and_an_engine_starts, JobStatus.STOPPED)
     assert "took a snapshot just now" in jobs.log()
     assert "*** SIGTERM" not in jobs.log()
-    stopped_at(jobs.wait_for_answers, lambda: jobs.driver().send_signal(signal.SIGKILL), JobStatus.FAILED)
+    stopped_by(jobs.kill_among_answers, JobStatus.FAILED)
     jobs.submit()
     assert jobs.ended() == JobStatus.SUCCEEDED, jobs.log()
     after("went on to the end")
