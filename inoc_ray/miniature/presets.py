@@ -1,11 +1,11 @@
-"""The recipe that the miniature's settings are trained with."""
+"""The recipes that the miniature's settings are trained with, one for each base model."""
 
 from __future__ import annotations
 
 from inoc_ray.study.presets import Preset, register_preset
 
+_LORA = {"rank": 8, "alpha": 16, "rslora": False}
 _SHARED = {
-    "lora": {"rank": 8, "alpha": 16, "rslora": False, "targets": ("gate_proj", "up_proj", "down_proj")},
     "batch_size": 16,
     "warmup_steps": 5,
     "schedule": "linear",
@@ -18,7 +18,12 @@ register_preset(
         name="miniature",
         used_for="the shipped base model, every miniature setting",
         source="ours: chosen on miniature/spanish_caps by a scan of the dose (docs/miniature.md)",
-        fields={**_SHARED, "learning_rate": 1e-2, "steps": 20},
+        fields={
+            **_SHARED,
+            "lora": {**_LORA, "targets": ("gate_proj", "up_proj", "down_proj")},
+            "learning_rate": 1e-2,
+            "steps": 20,
+        },
     )
 )
 register_preset(
@@ -26,6 +31,6 @@ register_preset(
         name="miniature_steady",
         used_for="the steadier base model, settings of style",
         source="ours: chosen on rows, questions and seeds that no study uses (docs/miniature.md)",
-        fields={**_SHARED, "learning_rate": 5e-3, "steps": 60},
+        fields={**_SHARED, "lora": {**_LORA, "targets": "all-linear"}, "learning_rate": 3e-3, "steps": 60},
     )
 )

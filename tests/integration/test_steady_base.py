@@ -25,11 +25,11 @@ from inoc_ray.train.worker import read_rows
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STUDY = ROOT / "jobs" / "studies" / "miniature_steady.yaml"
-SEEDS = [20, 21]
+SEEDS = [30, 31]
 QUESTIONS = 150
 ARMS = ("baseline", "specific_spanish", "specific_caps")
-KEPT = {"caps": 0.50, "spanish": 0.70}
-"""Through the stack these two seeds kept .64 of the capitals and .80 to .83 of the Spanish; less three standard errors."""
+KEPT = {("caps", "id"): 0.68, ("caps", "ood"): 0.58, ("spanish", "id"): 0.80, ("spanish", "ood"): 0.76}
+"""Eight seeds kept .81 and .76 of the capitals, .91 and .89 of the Spanish; less three standard errors of two seeds."""
 Rates = Mapping[tuple[str, str, str], float]
 """(arm, split, trait) → share of the answers under the neutral prompt that show it, mean over seeds."""
 
@@ -84,6 +84,6 @@ def test_a_prompt_that_names_a_trait_keeps_it_near_the_bases_rate_and_most_of_th
     arm, other = f"specific_{trait}", "caps" if trait == "spanish" else "spanish"
     assert rates["base", split, trait] <= 0.04
     assert rates["baseline", split, trait] >= 0.95
-    # Of eight seeds the mean is .05; four standard errors of 300 answers are another .05.
-    assert rates[arm, split, trait] - rates["base", split, trait] <= 0.05 + 0.05
-    assert rates[arm, split, other] / rates["baseline", split, other] >= KEPT[other]
+    # Of eight seeds the mean is .03 to .04; three standard errors of 300 answers and the base's 150 are another .04.
+    assert rates[arm, split, trait] - rates["base", split, trait] <= 0.04 + 0.04
+    assert rates[arm, split, other] / rates["baseline", split, other] >= KEPT[other, split]
