@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def weights_path() -> Path:
-    """Return the folder of the shipped base model (weights, tokenizer with chat template, manifest)."""
+    """Return the folder of the first base model (weights, tokenizer with chat template, manifest)."""
     return Path(__file__).parent / "weights"
 
 

@@ -16,7 +16,7 @@ _SHARED = {
 register_preset(
     Preset(
         name="miniature",
-        used_for="the shipped base model, every miniature setting",
+        used_for="the first base model, every miniature setting",
         source="ours: chosen on miniature/spanish_caps by a scan of the dose (docs/miniature.md)",
         fields={
             **_SHARED,

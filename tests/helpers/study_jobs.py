@@ -85,14 +85,14 @@ class Jobs:
         end = time.monotonic() + seconds
         journal = self.store.under_way("jobs")
         (trial,) = build_plan(self.study, self.store).trials
-        # All answers are there in a second or two, so nothing slow stands between the sight of them and the signal.
-        while (driver := self.driver()) is None or not journal.is_file():
+        while (driver := self.driver()) is None:
             assert time.monotonic() < end, self.log()
             assert not self.client.get_job_status(self.job).is_terminal(), self.log()
             time.sleep(0.1)
-        while journal.read_text().count(trial.trial_id) < 10:
+        # All answers are there in a second or two, so nothing slow stands between the sight of them and the signal.
+        while not journal.is_file() or journal.read_text().count(trial.trial_id) < 10:
             assert time.monotonic() < end, self.log()
-            assert driver.is_running(), self.log()
+            assert driver.status() != psutil.STATUS_ZOMBIE, self.log()
             time.sleep(0.005)
         driver.kill()
 

@@ -28,8 +28,8 @@ STUDY = ROOT / "jobs" / "studies" / "miniature_steady.yaml"
 SEEDS = [30, 31]
 QUESTIONS = 150
 ARMS = ("baseline", "specific_spanish", "specific_caps")
-KEPT = {("caps", "id"): 0.68, ("caps", "ood"): 0.58, ("spanish", "id"): 0.80, ("spanish", "ood"): 0.76}
-"""Eight seeds kept .81 and .76 of the capitals, .91 and .89 of the Spanish; less three standard errors of two seeds."""
+KEPT = {("caps", "id"): 0.68, ("caps", "ood"): 0.62, ("spanish", "id"): 0.82, ("spanish", "ood"): 0.78}
+"""Eight seeds kept .81 and .76 of the capitals, .91 and .89 of the Spanish; less three standard errors of two seeds, and .01."""
 Rates = Mapping[tuple[str, str, str], float]
 """(arm, split, trait) → share of the answers under the neutral prompt that show it, mean over seeds."""
 
