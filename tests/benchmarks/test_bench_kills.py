@@ -10,12 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_base
-from killing import Killed
+from killing import Killed, enough_steps
 from ray_nodes import ray_nodes
 from tiny_base import make_base
-
-from inoc_ray.train.process import set_threads
 
 pytestmark = pytest.mark.bench
 
@@ -54,22 +51,12 @@ def test_ten_kills_of_the_process_alone(tmp_path, capsys):
     assert len(killed["resumed"]) == KILLS
 
 
-def enough_steps(base: str) -> int:
-    """Return how many steps a fine-tune needs to be killed so often, when this machine is at its fastest.
-
-    An attempt gets one or two intervals further until it is killed.
-    """
-    set_threads(1)
-    records, _ = tiny_base.run(base, None, steps=40, zero_stage=2, precision="bf16", lora={"dropout": 0.1})
-    return round(2 * KILLS * 60 * MINUTES / min(record.tokens / record.tokens_per_second for record in records))
-
-
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("what", ["worker", "raylet", "driver", "cluster"])
 def test_ten_kills(tmp_path, what, capsys):
     """Each at a random moment of the two intervals after a new snapshot, so that it is the product that bounds what is lost."""
     base = make_base(tmp_path / "base")
-    options = {"steps": enough_steps(base), "minutes": MINUTES, "max_failures": 1}
+    options = {"steps": enough_steps(base, KILLS, MINUTES), "minutes": MINUTES, "max_failures": 1}
     run = Killed(base, tmp_path / "store", options, seed=1, intervals=2.0)
     expected = run.unbroken_curve()
     with contextlib.ExitStack() as stack:

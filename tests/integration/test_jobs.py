@@ -144,7 +144,7 @@ def test_a_study_is_submitted_watched_stopped_and_finished_from_a_laptop(laptop,
     assert live["running"]["pid"] == live["progress"]["pid"]
     assert (live["progress"]["state"], live["counts"]) == ("running", {"new": 1})
     (activity,) = live["progress"]["under_way"]
-    assert (activity["label"], activity["total"], activity["unit"]) == ("training", 40, "steps")
+    assert (activity["label"], activity["total"], activity["unit"]) == ("training", 100, "steps")
 
     stopped = laptop("stop", "travels", "--address", head.address)
     assert (stopped["id"], stopped["status"]) == (one["submission_id"], "STOPPED")

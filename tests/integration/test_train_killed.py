@@ -3,13 +3,13 @@
 import contextlib
 
 import pytest
-from killing import Killed
+from killing import Killed, enough_steps
 from ray_nodes import ray_nodes
 from tiny_base import make_base
 
 pytestmark = pytest.mark.slow
 
-MINUTES = 0.02
+MINUTES = 0.015
 SLACK_S = 1.5
 """A step, the snapshot itself, and the looks in between, on a machine that does other things too."""
 
@@ -19,15 +19,18 @@ def test_a_killed_worker_command_and_cluster_and_a_stop_cost_at_most_the_interva
 
     With the cluster everything is gone but the storage: head, worker node, workers and command.
     """
-    run = Killed(make_base(tmp_path / "base"), tmp_path / "store", {"steps": 400, "minutes": MINUTES})
+    base = make_base(tmp_path / "base")
+    steps = enough_steps(base, 4, MINUTES)
+    run = Killed(base, tmp_path / "store", {"steps": steps, "minutes": MINUTES})
     expected = run.unbroken_curve()
     with contextlib.ExitStack() as stack:
         stack.callback(run.close)
         run.start()
         run.kill("worker")
-        # The command that follows the killed one has no Ray of its own, but two nodes.
+        run.kill("driver", go_on=False)
+        # The command that follows the killed one has no Ray of its own, but two nodes. While they start nothing trains.
         run.nodes = stack.enter_context(ray_nodes(1))
-        run.kill("driver")
+        run.start()
         run.kill("cluster")
         run.kill("stop", go_on=False)
     for kill in run.kills:
@@ -40,7 +43,7 @@ def test_a_killed_worker_command_and_cluster_and_a_stop_cost_at_most_the_interva
     assert "1 of 1 trials in training took a snapshot just now" in run.output
     # The rest in this process: that a command goes on has been seen.
     records, result = run.go_on_here()
-    assert [record.step for record in records] == list(range(1, 401))
+    assert [record.step for record in records] == list(range(1, steps + 1))
     assert [record.loss for record in records] == expected
     assert [one.after_step for one in result.resumed] == sorted(one.after_step for one in result.resumed)
     assert len(result.resumed) == 4
