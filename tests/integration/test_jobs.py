@@ -94,7 +94,7 @@ def write(laptop: Laptop, storage: Path, name: str, **changes: Any) -> Path:
         "arms": ["baseline"],
         "seeds": [0],
         "models": [{"name": "base", "path": f"hf://{REPOSITORY}@{COMMIT}"}],
-        "recipes": {"short": {"preset": "miniature", "steps": 40}},
+        "recipes": {"short": {"preset": "miniature", "steps": 100}},
         "evaluation": {"samples": 4, "contexts": ["neutral"]},
         **changes,
     }
