@@ -57,7 +57,7 @@ _PATHS: Mapping[str, str] = {
     "rows": "path of a JSONL or parquet file, `hf://datasets/OWNER/NAME@COMMIT/FILE`",
     "questions": "path of a file of questions",
     "task": "name of a task, or path of a task file",
-    "model": f"path of a folder, `hf://OWNER/NAME@COMMIT`, `package://NAME` or `{DEFAULT_MODEL}`",
+    "model": f"path of a folder, `hf://OWNER/NAME@COMMIT`, `package://NAME`, or a registered name such as `{DEFAULT_MODEL}`",
     "plugin": "path of a Python file",
     "storage": "path of a folder, or `s3://BUCKET/PREFIX`",
 }
