@@ -98,6 +98,10 @@ class PrivateNode:
             start_new_session=True,
         )
 
+    def ended(self) -> bool:
+        """Whether its raylet was started and is gone."""
+        return self._raylet is not None and self._raylet.poll() is not None
+
     def close(self) -> None:
         """End its raylet, then itself."""
         if self._raylet is not None:
@@ -146,10 +150,23 @@ def private_nodes(
             "--include-dashboard=false",
         )
         _until_it_listens(head, port)
-        for node, cpus in zip(others, workers, strict=True):
-            node.start(f"--address={address}", f"--num-cpus={cpus}")
+        joining = {
+            node: (f"--address={address}", f"--num-cpus={cpus}") for node, cpus in zip(others, workers, strict=True)
+        }
+        for node, options in joining.items():
+            node.start(*options)
         up = [BIN / "python", "-c", _ALL_UP, address, len(nodes)]
-        subprocess.run(head.command(*up), env=head.env, check=True, timeout=120)
+        with subprocess.Popen(head.command(*up), env=head.env) as waiting:
+            end = time.monotonic() + 240
+            while waiting.poll() is None:
+                for node, options in joining.items():
+                    # `ray start` gives up after 30 s, on a machine that is busy with other tests as well.
+                    if node.ended():
+                        node.start(*options)
+                if time.monotonic() > end:
+                    waiting.kill()
+                time.sleep(0.2)
+        assert waiting.returncode == 0, [(node.root / "raylet.log").read_text() for node in nodes]
         yield address, nodes
 
 
