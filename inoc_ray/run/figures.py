@@ -53,15 +53,22 @@ def write_figures(
 ) -> list[Written]:
     """Write the figures of the report, or every figure of the paper that the study has numbers for.
 
-    out: a folder instead of the study's own.
+    out: a folder instead of the study's own. In the study's own nothing stays of a figure of the paper that it had numbers for
+    earlier, and has none for now.
     """
+    from inoc_ray.results.figures.drawing import ALL
     from inoc_ray.results.figures.paper import PAPER, PaperData
 
     folder = store.figures(plan.study.name) if out is None else at(out)
     if not paper:
         return _write_report_figures(comparison, folder)
     data = PaperData(comparison=comparison, recipes=_recipes(plan))
-    return [_write(figure, data, folder) for figure in PAPER]
+    written = [_write(figure, data, folder) for figure in PAPER]
+    if out is None:
+        for gone in (one.name for one in written if not one.files):
+            for suffix in (*ALL, "csv"):
+                (folder / f"{gone}.{suffix}").unlink(missing_ok=True)
+    return written
 
 
 def _write_report_figures(comparison: Comparison, folder: Place) -> list[Written]:

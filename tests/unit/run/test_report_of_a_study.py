@@ -145,6 +145,19 @@ def test_figures_of_the_report_are_written_beside_those_of_the_paper(study, inoc
     ]
 
 
+def test_nothing_stays_of_a_figure_that_a_study_has_no_numbers_for_any_more(inoc_ray, tmp_path):
+    path = write_study(tmp_path)
+    plan, store = finish(path)
+    drawn = store.figures(plan.study.name)
+    for name in ("figure_4.svg", "figure_4.csv", "of_mine.svg"):
+        (drawn / name).write_text("earlier")
+    assert inoc_ray("figures", path, "--paper")[0] == 0
+    names = {file.name for file in drawn.iterdir()}
+    assert "figure_2.svg" in names
+    assert {name for name in names if name.startswith("figure_4")} == set()
+    assert "of_mine.svg" in names
+
+
 def test_a_fine_tune_that_is_not_there_is_named(inoc_ray, tmp_path):
     path = write_study(tmp_path)
     finish(path)
