@@ -154,11 +154,22 @@ class Killed:
             else:
                 # A worker ends a moment after its driver.
                 time.sleep(1.0)
-            at = time.time()
-            self.start()
-        self._wait(lambda: self._recovered(at, is_told=not ends) is not None, "a step after the kill")
-        report = self._recovered(at, is_told=not ends)
+            self.go_on()
+        else:
+            self._until_it_trains(at, is_told=True)
+
+    def go_on(self) -> None:
+        """Start the command again, and wait for a step."""
+        at = time.time()
+        self.start()
+        self._until_it_trains(at, is_told=False)
+
+    def _until_it_trains(self, at: float, *, is_told: bool) -> None:
+        """Wait for a step after the last kill; at: the time from which on; is_told: as in `_recovered`."""
+        self._wait(lambda: self._recovered(at, is_told=is_told) is not None, "a step after the kill")
+        report = self._recovered(at, is_told=is_told)
         assert report is not None
+        kill = self.kills[-1]
         kill.seconds_to_recover, kill.next_step = report["at"] - at, report["step"]
 
     def finish(self) -> list[float]:

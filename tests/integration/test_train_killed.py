@@ -30,7 +30,7 @@ def test_a_killed_worker_command_and_cluster_and_a_stop_cost_at_most_the_interva
         run.kill("driver", go_on=False)
         # The command that follows the killed one has no Ray of its own, but two nodes. While they start nothing trains.
         run.nodes = stack.enter_context(ray_nodes(1))
-        run.start()
+        run.go_on()
         run.kill("cluster")
         run.kill("stop", go_on=False)
     for kill in run.kills:
