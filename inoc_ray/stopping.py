@@ -299,9 +299,8 @@ def _watch(heard: int, end: Callable[[str], None]) -> None:
                 continue
             if said:
                 _end_now(end, f"It did not end within {GRACE_SECONDS:.0f} s and was broken off")
-            # It takes a moment, so that somebody may wonder.
             said = True
-            say("stopping … (a second signal ends it at once)")
+            _announce()
             continue
         found = os.read(heard, 64)
         if not found:
@@ -315,6 +314,12 @@ def _watch(heard: int, end: Callable[[str], None]) -> None:
                 _begin(signum)
             elif time.monotonic() - first > ONE_SIGNAL_SECONDS:
                 _end_now(end, "The second signal ended it at once")
+
+
+def _announce() -> None:
+    """Say that it takes a moment, so that somebody may wonder; not behind the end, whose message is the last one."""
+    if not _stop.over:
+        say("stopping … (a second signal ends it at once)")
 
 
 def _begin(signum: int) -> None:
