@@ -56,7 +56,6 @@ def write_figures(
     out: a folder instead of the study's own. In the study's own nothing stays of a figure of the paper that it had numbers for
     earlier, and has none for now.
     """
-    from inoc_ray.results.figures.drawing import ALL
     from inoc_ray.results.figures.paper import PAPER, PaperData
 
     folder = store.figures(plan.study.name) if out is None else at(out)
@@ -65,9 +64,10 @@ def write_figures(
     data = PaperData(comparison=comparison, recipes=_recipes(plan))
     written = [_write(figure, data, folder) for figure in PAPER]
     if out is None:
-        for gone in (one.name for one in written if not one.files):
-            for suffix in (*ALL, "csv"):
-                (folder / f"{gone}.{suffix}").unlink(missing_ok=True)
+        gone = {one.name for one in written if not one.files}
+        for file in folder.iterdir():
+            if file.stem in gone:
+                file.unlink(missing_ok=True)
     return written
 
 
