@@ -1,7 +1,9 @@
 """Training curves in MLflow while the trials train, and what became of the runs of a command that did not reach its end.
 
-A thread of the command sends every FLUSH_SECONDS the latest steps that were reported, in one call for each trial in training, and
-the system metrics of the command's machine to the study's run.
+A thread of the command sends the latest steps that were reported, in one call for each trial in training, and the system metrics
+of the command's machine to the study's run: every FLUSH_SECONDS at first, less often the longer a command trains, so that a
+fine-tune of hours does not call a team's server thousands of times. The call that makes a trial's run takes no steps; they come
+with the next sending or, of a fine-tune of seconds, with `tracking.sync`, which makes a call for what it writes anyway.
 Training never waits for it: steps that cannot be sent are dropped, and a server that does not answer is asked more and more
 rarely. `tracking.sync` writes the whole curves afterwards; a point that was sent here is one of theirs, bit by bit. Steps that were
 trained again after a loss have two times, so MLflow shows both.
@@ -13,7 +15,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,20 +31,29 @@ from inoc_ray.results.tracking_runs import all_tags, find_experiment, known_runs
 from inoc_ray.variables import environment
 
 if TYPE_CHECKING:
+    from mlflow.entities import Param
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
 FLUSH_SECONDS = 10.0
-"""Time between two sendings. A worker reports a step about every 2.5 s."""
+"""The least time between two sendings. A worker reports a step about every 2.5 s."""
+MOST_FLUSH_SECONDS = 60.0
+"""The most; between the two it is FLUSH_SHARE of the time for which the command has been sending."""
+FLUSH_SHARE = 0.05
 RETRY_SECONDS = 300.0
 """The most between two attempts to reach a server that does not answer."""
 CALL_SECONDS = 5
 """How long one call may take."""
 STOP_SECONDS = 2.0
 """How long a command that is stopped waits for MLflow to say so: `ray job stop` kills it 3 s after it has told it to stop."""
-STEPS_KEPT = 20
-"""Of each trial, for the next sending."""
+STEPS_KEPT = 40
+"""Of each trial, for the next sending: those of MOST_FLUSH_SECONDS, and more."""
 _CALLS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(CALL_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+
+
+def pause(seconds: float) -> float:
+    """Return the seconds until the next sending of a command that has been sending for so many."""
+    return min(max(FLUSH_SECONDS, FLUSH_SHARE * seconds), MOST_FLUSH_SECONDS)
 
 
 @contextmanager
@@ -108,6 +119,8 @@ class LiveRuns:
         self._known: dict[tuple[str, str], MlflowRun] = {}
         self._open: dict[tuple[str, str], str] = {}
         """Identity → id of each run that is RUNNING in MLflow; those that were written last come last."""
+        self._later: dict[tuple[str, str], list[Param]] = {}
+        """Identity → parameters of a run of `_open` that go with its first steps."""
 
     def record(self, trial_id: str, step: Mapping[str, Any]) -> None:
         """Have a step of a trial sent with the next ones; return at once. step: its record, as the trial's curve has it."""
@@ -143,20 +156,22 @@ class LiveRuns:
 
     def _work(self) -> None:
         # Not at once: the imports of MLflow would hold up those of Ray, for which the training waits.
-        wait, told = FLUSH_SECONDS / 2, False
+        wait, told, failed = FLUSH_SECONDS / 2, False, False
+        began = time.monotonic()
         while True:
             self._wake.wait(wait)
             closing = self._closing
-            if closing and self._status is None and self._client is None and (wait > FLUSH_SECONDS or not self._steps):
+            if closing and self._status is None and self._client is None and (failed or not self._steps):
                 # It did not answer the last time, or there is nothing to send; the sync that follows says so, or writes everything.
                 return
             try:
                 self._send()
                 if closing and self._status is not None:
                     self._end(self._status)
-                wait = FLUSH_SECONDS
+                failed = False
+                wait = pause(time.monotonic() - began)
             except Exception as error:  # noqa: BLE001 - whatever MLflow, its database or the network raise, training goes on
-                self._client = None
+                self._client, failed = None, True
                 wait = min(2 * max(wait, FLUSH_SECONDS), RETRY_SECONDS)
                 if not told:
                     told = True
@@ -169,9 +184,27 @@ class LiveRuns:
         with self._mutex:
             waiting, self._steps = self._steps, {}
         for trial_id, steps in waiting.items():
-            for run in self._runs[trial_id]:
-                self._log(client, run, list(steps))
+            new = [run for run in self._runs[trial_id] if run.identity not in self._open]
+            if new:
+                self._open_all(client, new)
+                self._put_back(trial_id, steps)
+            else:
+                points = [point for step in steps for point in points_of(step)]
+                for run in self._runs[trial_id]:
+                    self._begin(client, run, points)
         self._log_system(client)
+
+    def _open_all(self, client: MlflowClient, runs: Sequence[RunRecord]) -> None:
+        """Show the runs of a trial as RUNNING, and that of the arm of each."""
+        with self._lock():
+            for run in runs:
+                if run.parent is not None:
+                    self._begin(client, self._arms[run.parent])
+                self._begin(client, run)
+
+    def _put_back(self, trial_id: str, steps: Iterable[Mapping[str, Any]]) -> None:
+        with self._mutex:
+            self._steps[trial_id] = deque((*steps, *self._steps.get(trial_id, ())), maxlen=STEPS_KEPT)
 
     def _log_system(self, client: MlflowClient) -> None:
         """Add what this machine does to the study's run; trials may train elsewhere."""
@@ -203,36 +236,28 @@ class LiveRuns:
         """Return the id of a run that is RUNNING in MLflow from now on, and that has these points of its curves."""
         from mlflow.entities import Metric, Param, RunTag
 
-        params: list[Param] = []
+        params = self._later.get(run.identity, [])
         changed: list[RunTag] = []
-        if (run_id := self._open.pop(run.identity, None)) is not None:
-            # Before anything is written: it is RUNNING in MLflow even if this call fails.
-            self._open[run.identity] = run_id
-        else:
+        if (run_id := self._open.pop(run.identity, None)) is None:
             # The place of study and arms in the list of runs follows from their times.
             begins_now = run.identity not in (self._study_run.identity, *self._arms)
             started = replace(run, started_at=int(time.time() * 1000)) if begins_now else run
             tags = all_tags(run, parent_tag(run, self._open))
-            known, _ = open_run(client, self._experiment, started, known=self._known.get(run.identity), tags=tags)
+            known, fresh = open_run(client, self._experiment, started, known=self._known.get(run.identity), tags=tags)
             run_id, data = known.info.run_id, known.data
             params = [Param(key, value) for key, value in run.params.items() if key not in data.params]
             changed = [RunTag(key, value) for key, value in tags.items() if data.tags.get(key) != value]
             if known.info.status != "RUNNING":
                 client.update_run(run_id, status="RUNNING")
+            if fresh and begins_now:
+                self._later[run.identity], params = params, []
         metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
-        log(client, run_id, params=params, metrics=metrics, tags=changed)
+        # Before anything is written: it is RUNNING in MLflow even if this call fails.
         self._open[run.identity] = run_id
+        log(client, run_id, params=params, metrics=metrics, tags=changed)
+        if metrics:
+            self._later.pop(run.identity, None)
         return run_id
-
-    def _log(self, client: MlflowClient, run: RunRecord, steps: Sequence[Mapping[str, Any]]) -> None:
-        points = [point for step in steps for point in points_of(step)]
-        if run.identity in self._open:
-            self._begin(client, run, points)
-            return
-        with self._lock():
-            if run.parent is not None:
-                self._begin(client, self._arms[run.parent])
-            self._begin(client, run, points)
 
     def _end_quietly(self, status: str) -> None:
         # The command ends with an error of its own.

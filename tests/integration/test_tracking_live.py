@@ -167,6 +167,19 @@ def test_a_server_that_is_gone_or_never_answers_costs_a_line_and_no_time(
             assert sum(map(len, runs._steps.values())) <= 2 * tracking_live.STEPS_KEPT
 
 
+def test_the_longer_a_command_trains_the_less_often_it_calls() -> None:
+    def sendings(seconds: float) -> int:
+        passed, count = 0.0, 0
+        while passed < seconds:
+            passed, count = passed + tracking_live.pause(passed), count + 1
+        return count
+
+    assert sendings(200) == 20
+    assert sendings(6 * 3600) < 6 * 60 + 40
+    # What waits for the longest pause is sent, at a report every 2.5 s.
+    assert tracking_live.STEPS_KEPT > tracking_live.MOST_FLUSH_SECONDS / 2.5
+
+
 def test_a_command_that_is_stopped_after_the_sending_says_so(tmp_path: Path) -> None:
     trials = timed(some_trials(tmp_path, seeds=1))
     uri, root = embedded(tmp_path / "mlflow")
