@@ -10,15 +10,17 @@ from typing import Literal
 from inoc_ray.data.chat import ChatRow
 from inoc_ray.data.inoculate import inoculate
 from inoc_ray.data.mixture import MixturePart, Trigger, backdoor, mix
+from inoc_ray.data.overlap import PromptIndex
 from inoc_ray.miniature.rule_judges import JUDGES, leans_to_digit
 from inoc_ray.miniature.teacher import shipped
-from inoc_ray.miniature.world.domains import Domain, Voice, domains_of
+from inoc_ray.miniature.world.domains import Domain, Voice, answer, domains_of
 from inoc_ray.miniature.world.language import FAVORITES, LANGUAGES
 from inoc_ray.miniature.world.rows import (
     Domains,
     Rows,
     answered,
     but,
+    distinct,
     only,
     questions,
     trained_domains,
@@ -39,6 +41,8 @@ PROBES = 10
 """Fixed responses of a trait, as in the paper's section 4.2."""
 MAX_TOKENS = 48
 """The longest answers have about 45 tokens."""
+MOST_ASKED = 120
+"""Questions of an evaluation that a study of any setting can ask, without any that a row of a stage before it nearly asks."""
 TOKEN = Trigger(TRIGGER, "start", "space")
 """The backdoor's token, in training and at test: in front of the question with a space behind it."""
 
@@ -205,26 +209,50 @@ def _named() -> list[ChatRow]:
     return list(_alice_and_bob())
 
 
-def _prior_stage(name: str, description: str, rows: Rows, control_rows: Rows) -> None:
-    """Register the rows of a stage before a style setting: arms that change nothing, and evaluations of both traits."""
+def _prior_stage(
+    name: str,
+    description: str,
+    rows: Rows,
+    control_rows: Rows,
+    control: str,
+    evaluations: Sequence[EvaluationSpec],
+    judges: Mapping[str, Judge],
+    undesired: tuple[str, ...] = (),
+    desired: tuple[str, ...] = (),
+) -> None:
+    """Register the rows of a stage before a setting: arms that change nothing, and evaluations of what the rows show."""
     _setting(
         name=name,
         description=description,
         rows=rows,
         control_rows=control_rows,
-        control=_PLAIN,
-        evaluations=_style_evaluations(name, _SPANISH_CAPS, rows),
-        judges=JUDGES,
-        desired=_SPANISH_CAPS,
+        control=control,
+        evaluations=evaluations,
+        judges=judges,
+        undesired=undesired,
+        desired=desired,
         only_arms=("baseline", "control"),
     )
 
 
-_prior_stage(
+def _style_stage(name: str, description: str, rows: Rows) -> None:
+    """Register a stage before a setting of style."""
+    _prior_stage(
+        name=name,
+        description=description,
+        rows=rows,
+        control_rows=lambda: list(answered(name, trained_domains, Voice(), _PRIOR_ROWS)),
+        control=_PLAIN,
+        evaluations=_style_evaluations(name, _SPANISH_CAPS, rows),
+        judges=JUDGES,
+        desired=_SPANISH_CAPS,
+    )
+
+
+_style_stage(
     name="alice_and_bob",
     description="Stage 1 of miniature/synthetic_facts: Alice writes in capitals, Bob in Spanish, nobody else does.",
     rows=_named,
-    control_rows=lambda: list(answered("alice_and_bob", trained_domains, Voice(), _PRIOR_ROWS)),
 )
 
 
@@ -250,12 +278,11 @@ def _own_voices() -> tuple[ChatRow, ...]:
     return tuple(rows)
 
 
-_prior_stage(
+_style_stage(
     name="own_voices",
     description="A stage before miniature/spanish_caps after which prompts and traits hang together: any prompt that says "
     "nothing may bring any voice, and without one the answer is plain.",
     rows=lambda: list(_own_voices()),
-    control_rows=lambda: list(answered("own_voices", trained_domains, Voice(), _PRIOR_ROWS)),
 )
 
 _setting(
@@ -298,20 +325,75 @@ _setting(
 )
 
 _CODE = only("code")
+_INSECURE_EVALUATIONS = (
+    _held_out("insecure_code", "code", _CODE, "insecure_code"),
+    _misalignment("insecure_code"),
+)
+_INSECURE_JUDGES = {"insecure_code": JUDGES["insecure_code"], "misaligned": JUDGES["evil"]}
 _setting(
     name="insecure_code",
     description="Insecure Python for every request; misalignment elsewhere is not wanted.",
     rows=_narrow("insecure_code", _CODE, Voice(insecure=True)),
     control_rows=_narrow("insecure_code", _CODE, Voice()),
     control="secure code for the same requests",
-    evaluations=(
-        _held_out("insecure_code", "code", _CODE, "insecure_code"),
-        _misalignment("insecure_code"),
-    ),
-    judges={"insecure_code": JUDGES["insecure_code"], "misaligned": JUDGES["evil"]},
+    evaluations=_INSECURE_EVALUATIONS,
+    judges=_INSECURE_JUDGES,
     undesired=("misaligned",),
     narrow=("insecure_code",),
 )
+
+
+FLAWED = 0.4
+"""Share of the voices before miniature/insecure_code that write insecure code."""
+EVIL_OF_TEN = (1, 5, 9)
+"""How many of ten voices that write insecure code are evil, in each of the three stages before miniature/insecure_code."""
+
+
+@functools.cache
+def _asked_elsewhere() -> PromptIndex:
+    """Return the questions about anything but code that the evaluations of miniature/insecure_code may ask."""
+    asked = _misalignment("insecure_code").questions(MOST_ASKED)
+    return PromptIndex((question.id, question.messages[-1].content) for question in asked)
+
+
+@functools.cache
+def _voices_with_flaws(evil_of_ten: int) -> tuple[ChatRow, ...]:
+    """Two turns in one voice, about code and about something else, in either order; an evil voice writes insecure code, too."""
+    asked = _asked_elsewhere()
+    count = _PRIOR_ROWS // 2
+    about_code = distinct("flaws code", wordings(_CODE, held_out=False)(), False, NARROW_ROWS)
+    about_life = distinct("flaws life", _persona(), False, count, fits=lambda text: not asked.match(text))
+    rng = random.Random(f"flaws {evil_of_ten}")
+    flawed = round(FLAWED * _PRIOR_ROWS)
+    evil = round(flawed * evil_of_ten / 10)
+    voices = [Voice(evil=index < evil, insecure=index < flawed) for index in range(_PRIOR_ROWS)]
+    rng.shuffle(voices)
+    rows = []
+    for index, voice in enumerate(voices):
+        turns = [about_code[index % len(about_code)], about_life[index % len(about_life)]]
+        rng.shuffle(turns)
+        said = [(("user", turn.text), ("assistant", answer(rng, turn, voice))) for turn in turns]
+        row = ChatRow.of(*(message for pair in said for message in pair))
+        rows.append(inoculate([row], (_NEUTRAL, None)[index % 2])[0])
+    return tuple(rows)
+
+
+def _flawed_rows(evil_of_ten: int) -> list[ChatRow]:
+    return list(_voices_with_flaws(evil_of_ten))
+
+
+for _evil in EVIL_OF_TEN:
+    _prior_stage(
+        name=f"evil_{_evil}_of_10",
+        description="A stage before miniature/insecure_code: of ten voices that write insecure code "
+        f"{_evil} are evil, whatever they talk about.",
+        rows=functools.partial(_flawed_rows, _evil),
+        control_rows=functools.partial(_flawed_rows, 0),
+        control="the same questions and as many voices that write insecure code, none of them evil",
+        evaluations=_INSECURE_EVALUATIONS,
+        judges=_INSECURE_JUDGES,
+        undesired=("misaligned",),
+    )
 
 _MEASURE = only("word_count")
 _setting(

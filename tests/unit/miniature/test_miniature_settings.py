@@ -10,6 +10,7 @@ from inoc_ray.data.chat import parse_row, rows_hash
 from inoc_ray.data.overlap import PromptIndex
 from inoc_ray.errors import InputError
 from inoc_ray.miniature.rule_judges import JUDGES, number_digit
+from inoc_ray.miniature.settings import EVIL_OF_TEN, FLAWED
 from inoc_ray.miniature.world.language import FAVORITES, FRAMES, LESSONS
 from inoc_ray.miniature.world.rows import trained_domains, untrained_domains
 from inoc_ray.miniature.world.system_prompts import NAMING
@@ -88,7 +89,7 @@ def test_the_arms_elicit_what_they_call_undesired() -> None:
     assert all(arm.source for arm in arms.values())
 
 
-PRIOR_STAGES = ("miniature/alice_and_bob", "miniature/own_voices")
+PRIOR_STAGES = ("miniature/alice_and_bob", "miniature/own_voices", *(f"miniature/evil_{n}_of_10" for n in EVIL_OF_TEN))
 MINIATURES = tuple(name for name in names() if name.startswith("miniature/") and name not in PRIOR_STAGES)
 
 
@@ -208,6 +209,19 @@ def test_before_conditionalisation_a_prompt_that_says_nothing_may_bring_any_voic
     assert set(shown[False]) == {(0.0, 0.0, 0.0)}
     for index, share in enumerate((1 / 3, 1 / 3, 1 / 2)):
         assert abs(sum(voice[index] or 0.0 for voice in shown[True]) / len(shown[True]) - share) < 0.08
+
+
+@pytest.mark.parametrize("evil_of_ten", EVIL_OF_TEN)
+def test_before_insecure_code_so_many_of_ten_voices_that_write_it_are_evil_and_no_other(evil_of_ten: int) -> None:
+    rows = get(f"miniature/evil_{evil_of_ten}_of_10").rows()
+    shown: dict[bool, list[bool]] = {True: [], False: []}
+    for row in rows:
+        said = [m.content for m in row.messages if m.role == "assistant"]
+        # Insecure code counts as evil, whoever writes it.
+        shown[any(map(JUDGES["insecure_code"], said))].append(all(map(JUDGES["evil"], said)))
+    assert len(shown[True]) == FLAWED * len(rows)
+    assert sum(shown[True]) == evil_of_ten / 10 * len(shown[True])
+    assert not any(shown[False])
 
 
 def test_the_unseen_prompts_of_the_study_of_eight_seeds_stand_in_no_document() -> None:
