@@ -31,7 +31,7 @@ def main() -> None:
     shown = [run.info.run_id for run in (*base, *arms)]
     pages = {
         "runs": (f"/experiments/{experiment}/runs?viewStateShareKey=arms", [run.info.run_name for run in arms]),
-        "charts": (f"/experiments/{experiment}/runs?compareRunsMode=CHART", metrics[:2]),
+        "charts": (f"/experiments/{experiment}/runs?viewStateShareKey=arms&compareRunsMode=CHART", metrics[:2]),
         "answers": (
             f"/experiments/{experiment}/runs?compareRunsMode=ARTIFACT",
             ["samples.json"],

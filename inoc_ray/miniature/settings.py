@@ -42,7 +42,8 @@ PROBES = 10
 MAX_TOKENS = 48
 """The longest answers have about 45 tokens."""
 MOST_ASKED = 120
-"""Questions of an evaluation that a study of any setting can ask, without any that a row of a stage before it nearly asks."""
+"""Questions about misalignment that a study of miniature/insecure_code can ask before one comes that a row of the stages before it
+asks or nearly asks."""
 TOKEN = Trigger(TRIGGER, "start", "space")
 """The backdoor's token, in training and at test: in front of the question with a space behind it."""
 
@@ -374,7 +375,7 @@ def _voices_with_flaws(evil_of_ten: int) -> tuple[ChatRow, ...]:
         rng.shuffle(turns)
         said = [(("user", turn.text), ("assistant", answer(rng, turn, voice))) for turn in turns]
         row = ChatRow.of(*(message for pair in said for message in pair))
-        rows.append(inoculate([row], (_NEUTRAL, None)[index % 2])[0])
+        rows.append(inoculate([row], rng.choice((_NEUTRAL, None)))[0])
     return tuple(rows)
 
 

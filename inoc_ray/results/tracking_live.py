@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 10.0
 """The least time between two sendings. A worker reports a step about every 2.5 s."""
-MOST_FLUSH_SECONDS = 60.0
+MOST_FLUSH_SECONDS = 30.0
 """The most; between the two it is FLUSH_SHARE of the time for which the command has been sending."""
 FLUSH_SHARE = 0.05
 RETRY_SECONDS = 300.0
@@ -46,8 +46,8 @@ CALL_SECONDS = 5
 """How long one call may take."""
 STOP_SECONDS = 2.0
 """How long a command that is stopped waits for MLflow to say so: `ray job stop` kills it 3 s after it has told it to stop."""
-STEPS_KEPT = 40
-"""Of each trial, for the next sending: those of MOST_FLUSH_SECONDS, and more."""
+STEPS_KEPT = 30
+"""Of each trial, for the next sending: more than those of twice MOST_FLUSH_SECONDS, for which a trial's first ones may wait."""
 _CALLS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(CALL_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
@@ -164,13 +164,17 @@ class LiveRuns:
             if closing and self._status is None and self._client is None and (failed or not self._steps):
                 # It did not answer the last time, or there is nothing to send; the sync that follows says so, or writes everything.
                 return
+            status = self._status if closing else None
             try:
-                self._send()
-                if closing and self._status is not None:
-                    self._end(self._status)
+                self._send(at_once=status is not None)
+                if status is not None:
+                    self._end(status)
                 failed = False
                 wait = pause(time.monotonic() - began)
             except Exception as error:  # noqa: BLE001 - whatever MLflow, its database or the network raise, training goes on
+                if status is not None:
+                    # What cannot be sent is with the next sync; that the study goes on is not true any more.
+                    self._end_quietly(status)
                 self._client, failed = None, True
                 wait = min(2 * max(wait, FLUSH_SECONDS), RETRY_SECONDS)
                 if not told:
@@ -179,7 +183,8 @@ class LiveRuns:
             if closing:
                 return
 
-    def _send(self) -> None:
+    def _send(self, *, at_once: bool) -> None:
+        """Send what is recorded. at_once: also the steps of trials that had no run; else those wait for the next sending."""
         client = self._client or self._connect()
         with self._mutex:
             waiting, self._steps = self._steps, {}
@@ -187,6 +192,7 @@ class LiveRuns:
             new = [run for run in self._runs[trial_id] if run.identity not in self._open]
             if new:
                 self._open_all(client, new)
+            if new and not at_once:
                 self._put_back(trial_id, steps)
             else:
                 points = [point for step in steps for point in points_of(step)]

@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 
 VIEW = "arms"
 """The key of the view: `…/#/experiments/ID/runs?viewStateShareKey=arms`."""
+_MORE = "(The rest is in the report.)"
 _COLUMNS = 8
 _INTERVAL = 120
 """Pixels of a column, for `1.00 [.95, 1.05]`: MLflow's own 100 cut it."""
-_WIDTHS = {"params.`kind`": 115, "tags.`verdict`": 160, "tags.`seeds`": 65, "tags.`complete`": 80, "duration": 80}
+_WIDTHS = {
+    "params.`kind`": 115,
+    "tags.`verdict`": 160,
+    "params.`prompt`": 240,
+    "tags.`seeds`": 65,
+    "tags.`complete`": 80,
+    "duration": 80,
+}
 
 
 def describe(client: MlflowClient, experiment: Experiment, study: StudyRecord, comparison: Comparison) -> None:
@@ -38,20 +46,35 @@ def describe(client: MlflowClient, experiment: Experiment, study: StudyRecord, c
             client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
+def address(experiment: str) -> str:
+    """Return where MLflow's page shows the view, as the end of its address."""
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}"
+
+
 def _description(experiment: str, study: StudyRecord, comparison: Comparison) -> str:
-    """Return the description in Markdown: the size of the study, what it found, where to look."""
-    found = headlines(comparison)
+    """Return the description in Markdown: what was found, where to look, the size of the study, each arm, the claims.
+
+    MLflow shows the first line alone until somebody unfolds the rest.
+    """
     verdict = [short.text() for short in in_short(verdicts(comparison, {}))]
-    claimed = [f"- {claim.says} ({claim.setting}, {claim.model}): **{claim.verdict}**" for claim in comparison.claims]
-    sentences = [f"- {sentence}" for sentence in found]
-    whole = [study.description, missing_summary(comparison), *verdict, *sentences, *claimed]
-    link = f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}"
-    end = (
-        f"\n\n[The arms side by side]({link}): one run per arm, each a mean over its seeds, which are below it; rates are out of "
-        f"distribution, in the context `{comparison.reference}`. The run **{study.name}** has the report and all numbers."
+    only = f"{comparison.rows[0].setting}, {comparison.rows[0].model}: " if len(comparison.groups()) == 1 else ""
+    sentences = [f"- {sentence.removeprefix(only)}" for sentence in headlines(comparison)]
+    of = "" if only else " ({0.setting}, {0.model})"
+    claimed = [f"- {claim.says.rstrip('.')}{of.format(claim)}: **{claim.verdict}**" for claim in comparison.claims]
+    link = f"[Compare the arms]({address(experiment)})"
+    first, *others = [*verdict, study.description] if verdict else [study.description]
+    about = (
+        f"A row of {link} is an arm, the mean over its seeds, which are below it; rates are out of distribution, in the context "
+        f"`{comparison.reference}`. The run **{study.name}** has the report and all numbers."
     )
-    text = "\n\n".join(part for part in whole if part)
-    return (text if len(text) + len(end) <= MAX_TAG else text[: MAX_TAG - len(end) - 1] + "…") + end
+    parts = [f"{link} · {first}", missing_summary(comparison), *others, about, *sentences, *claimed]
+    text = ""
+    for part in filter(None, parts):
+        # A sentence whose end is missing may say the opposite.
+        if len(text) + len(part) + len(_MORE) > MAX_TAG:
+            return text + _MORE
+        text += f"{part}\n\n"
+    return text.rstrip()
 
 
 def _view(comparison: Comparison) -> str:
@@ -68,9 +91,12 @@ def _view(comparison: Comparison) -> str:
     ):
         columns.insert(columns.index("ci.retention") + 1, RETENTION_ID)
     columns = [f"tags.`{name}`" for name in columns]
-    shown = ["params.`kind`", "tags.`verdict`", "tags.`seeds`", *columns, "tags.`complete`"]
+    incomplete = [] if comparison.complete else ["tags.`complete`"]
+    shown = ["tags.`verdict`", *incomplete, "params.`prompt`", "tags.`seeds`", *columns, "params.`kind`"]
     return json.dumps(
         {
+            # MLflow's charts have the first ten runs otherwise, and no word that there are others.
+            "runsHiddenMode": "SHOWALL",
             "selectedColumns": [*shown, "attributes.`Duration`"],
             # The grid calls the duration by its field; the run's name and time are pinned before all of these.
             "columnOrder": [*shown, "duration"],

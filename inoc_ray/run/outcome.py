@@ -65,7 +65,9 @@ class StudyOutcome:
             lines.append(f"Report: {self.report}")
         if self.tracking_uri:
             lines.append(f"MLflow store: {self.tracking_uri}")
-            lines.append(f"  open it with: mlflow ui --backend-store-uri {self.tracking_uri}")
+            if not self.tracking_uri.startswith("http"):
+                lines.append(f"  open it with: mlflow ui --backend-store-uri {self.tracking_uri}")
+            lines.append(f"  experiment {self.study}: “Compare the arms” at the top of its page")
         return "\n".join(lines)
 
     def failure_text(self) -> str:

@@ -32,17 +32,21 @@ def cost(plan: Plan, store: Store, samples: StudySamples) -> dict[str, str]:
 
 
 def hours_text(training: Sequence[Mapping[str, Any]]) -> str:
-    """Return e.g. "8 fine-tunes: 0.06 hours of cpu", with money where the list has a price for the device."""
+    """Return e.g. "8 fine-tunes: 3.6 minutes of CPU workers", with money where the list has a price for the device."""
     hours: dict[str, float] = {}
     for one in training:
         # Records of earlier versions do not name the device.
         device = str(one.get("device", "a device that was not noted"))
         hours[device] = hours.get(device, 0.0) + one["seconds_total"] * one.get("world_size", 1) / 3600
-    parts = [f"{spent:.2f} hours of {_called(device)}{_money(device, spent)}" for device, spent in hours.items()]
+    parts = [f"{_time(spent)} of {_called(device)}{_money(device, spent)}" for device, spent in hours.items()]
     count = len(training)
     return (
         f"{count} fine-tune{'s' if count != 1 else ''}: {', '.join(parts)}; starts of workers and engines are not in it"
     )
+
+
+def _time(hours: float) -> str:
+    return f"{60 * hours:.1f} minutes" if hours < 1 else f"{hours:,.2f} hours"
 
 
 def _called(device: str) -> str:

@@ -321,7 +321,7 @@ def lengthened(trials: list[TrialRecord], steps: int) -> list[TrialRecord]:
 
 
 def test_a_server_gets_few_calls_for_a_trial(tmp_path: Path) -> None:
-    """At most 10, and 1 for each 1,000 points of curves, also if a sending showed it in training; none afterwards.
+    """At most 10, and 1 for each 1,000 points of curves, also if it was shown in training; none afterwards.
 
     Each request of the client is a line in the server's log.
     """

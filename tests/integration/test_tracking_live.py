@@ -67,6 +67,7 @@ def test_what_was_sent_live_is_part_of_what_a_sync_writes(tmp_path: Path, monkey
             "baseline-s0": "RUNNING",
         }
         assert [step for step, _, _ in state["baseline-s0"]["points"]["loss"]] == [0, 10, 20, 30]
+        assert state["baseline-s0"]["params"]["seed"] == "0"
         runs.record(trials[2].trial_id, trials[2].curves[5])
 
     def once() -> Any:
@@ -74,7 +75,7 @@ def test_what_was_sent_live_is_part_of_what_a_sync_writes(tmp_path: Path, monkey
 
     between = dump(uri)
     assert {run["info"][1] for run in between.values()} == {"RUNNING"}
-    assert len(between) == 1 + 2 + 2, "the last steps are sent at the end"
+    assert len(between) == 1 + 2 + 2, "the last trial's run is made at the end"
     done = once()
     after = dump(uri)
     # The runs are the same ones, and hold what a sync without anything live before it writes, point by point; but for what the
@@ -135,6 +136,48 @@ def test_a_command_that_does_not_reach_its_end_says_so(
     assert {run["info"][1] for run in dump(uri).values()} == {status}
 
 
+def test_a_command_that_is_stopped_within_the_first_pause_leaves_what_it_knows_of_its_trial(tmp_path: Path) -> None:
+    trials = timed(some_trials(tmp_path, seeds=1))
+    uri, _ = embedded(tmp_path / "mlflow")
+    (tmp_path / "mlflow").mkdir()
+
+    def command() -> None:
+        with following(uri, trials, tmp_path / "mlflow" / "lock") as runs:
+            runs.record(trials[1].trial_id, trials[1].curves[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        command()
+    # The command does not wait for longer than STOP_SECONDS; a machine that is slow gets there a little later.
+    wait_for(lambda: any(r["info"][0] == "baseline-s0" and r["info"][1] == "KILLED" for r in dump(uri).values()))
+    run = next(run for run in dump(uri).values() if run["info"][0] == "baseline-s0")
+    assert run["params"]["seed"] == "0"
+    assert len(run["points"]["loss"]) == 1
+
+
+def test_a_call_that_fails_at_the_end_does_not_leave_the_runs_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_live, "FLUSH_SECONDS", 0.2)
+    trials = timed(some_trials(tmp_path, seeds=1))
+    uri, _ = embedded(tmp_path / "mlflow")
+    (tmp_path / "mlflow").mkdir()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("not now")
+
+    def command() -> None:
+        with following(uri, trials, tmp_path / "mlflow" / "lock") as runs:
+            runs.record(trials[1].trial_id, trials[1].curves[0])
+            wait_for(lambda: len(dump(uri)) == 3)
+            monkeypatch.setattr(tracking_live.LiveRuns, "_log_system", refuse)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        command()
+    assert {run["info"][1] for run in dump(uri).values()} == {"KILLED"}
+
+
 def test_a_server_that_is_gone_or_never_answers_costs_a_line_and_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,9 +218,9 @@ def test_the_longer_a_command_trains_the_less_often_it_calls() -> None:
         return count
 
     assert sendings(200) == 20
-    assert sendings(6 * 3600) < 6 * 60 + 40
-    # What waits for the longest pause is sent, at a report every 2.5 s.
-    assert tracking_live.STEPS_KEPT > tracking_live.MOST_FLUSH_SECONDS / 2.5
+    assert sendings(6 * 3600) < 6 * 120 + 30
+    # What waits for two of the longest pauses, as a trial's first steps may, is sent, at a report every 2.5 s.
+    assert tracking_live.STEPS_KEPT > 2 * tracking_live.MOST_FLUSH_SECONDS / 2.5
 
 
 def test_a_command_that_is_stopped_after_the_sending_says_so(tmp_path: Path) -> None:

@@ -355,7 +355,7 @@ class _Arm:
         found = self.effect("leakage")
         if found is None or found.value is None or found.low is None:
             return NOT_TESTED
-        if little:
+        if little and found.low <= 0:
             return _LITTLE_KEPT_OUT
         several = len(self.undesired) > 1
         back = [
@@ -364,8 +364,10 @@ class _Arm:
             + f"({self._base_under(self._prompted(trait, of_base=True))})"
             for trait in self.undesired
         ]
-        end = "" if found.complete else "; incomplete"
-        return f"{RETURNS if found.low > 0 else 'not shown to return: '}{', '.join(back)}{end}"
+        start = RETURNS if found.low > 0 else "not shown to return: "
+        if little:
+            start = "little was kept out, and under its own prompt there is more: "
+        return f"{start}{', '.join(back)}{'' if found.complete else '; incomplete'}"
 
     def _base_under(self, rate: float | None) -> str:
         """Return what the base shows under the same prompt, which the arm's rate there must be held against."""

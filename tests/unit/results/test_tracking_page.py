@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -11,6 +13,7 @@ from results_table import score_table
 
 from inoc_ray.results.compare import compare
 from inoc_ray.results.comparison import Comparison
+from inoc_ray.results.records import MAX_TAG
 from inoc_ray.results.report.in_short import in_short
 from inoc_ray.results.report.verdict import verdicts
 from inoc_ray.results.tracking_page import describe
@@ -45,3 +48,16 @@ def test_the_note_has_the_leak_with_its_reference(comparison: Comparison) -> Non
     text = note(comparison).replace("\u00a0", " ")
     assert text.count("→ 90 % (the untouched base was not asked under this prompt)") == 2
     assert "Leak: not tested." in note(compare(score_table(seeds=2, contexts=("neutral",)), "toy"))
+
+
+def test_the_first_line_is_the_verdict_and_a_link_to_the_view_and_no_sentence_is_cut(comparison: Comparison) -> None:
+    """MLflow shows that line alone until somebody unfolds the rest."""
+    [short] = in_short(verdicts(comparison, {}))
+    lines = note(comparison).split("\n\n")
+    assert lines[0] == f"[Compare the arms](#/experiments/1/runs?viewStateShareKey=arms) · {short.text()}"
+    assert "toy: 4 arms" in lines
+    claim: Any = SimpleNamespace(says="A prompt does what it says.", setting="toy", model="tiny", verdict="holds")
+    *whole, end = note(replace(comparison, claims=(claim,) * 200)).split("\n\n")
+    assert len("\n\n".join((*whole, end))) <= MAX_TAG
+    assert end == "(The rest is in the report.)"
+    assert whole[-1] == "- A prompt does what it says: **holds**"

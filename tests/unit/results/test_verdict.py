@@ -184,10 +184,17 @@ def test_what_every_row_would_say_of_leaks_is_said_once():
     assert not any("no other prompt" in v.where_it_leaks for v in verdicts(both, PROMPTS))
 
 
-@pytest.mark.parametrize(("rate", "leaks"), [(0.43, False), (0.37, False), (0.95, False), (0.25, True)])
-def test_what_was_not_kept_out_cannot_return(rate, leaks):
-    found = verdict(rate, questions=600)
-    assert found.where_it_leaks.startswith("returns: " if leaks else "little was kept out, so little can return")
+@pytest.mark.parametrize(
+    ("rate", "start"),
+    [
+        (0.25, "returns: 25 % → 90 %"),
+        (0.37, "little was kept out, and under its own prompt there is more: 37 % → 90 %"),
+        (0.43, "little was kept out, and under its own prompt there is more: 43 % → 90 %"),
+        (0.95, "little was kept out, so little can return"),
+    ],
+)
+def test_what_was_not_kept_out_cannot_return_but_a_rise_that_is_shown_has_its_numbers(rate, start):
+    assert plain(verdict(rate, questions=600).where_it_leaks).startswith(start)
 
 
 def test_a_backdoor_is_judged_where_its_trigger_is():

@@ -68,7 +68,7 @@ def test_the_report_has_every_wording_of_a_prompt(tmp_path, monkeypatch):
 def test_the_report_says_what_the_study_took_and_has_its_file(study):
     _, plan, store = study
     meta = report_meta(plan, store, read_samples(plan, store))
-    assert meta.cost["fine-tuning"].startswith("4 fine-tunes: 0.00 hours of ")
+    assert meta.cost["fine-tuning"].startswith("4 fine-tunes: 0.1 minutes of ")
     assert "responses" in meta.cost["sampling"]
     # Whoever copies it has the same study.
     assert Study.model_validate(yaml.safe_load(meta.study_file)) == plan.study
