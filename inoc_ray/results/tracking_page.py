@@ -27,7 +27,7 @@ _INTERVAL = 120
 """Pixels of a column, for `1.00 [.95, 1.05]`: MLflow's own 100 cut it."""
 _WIDTHS = {
     "params.`kind`": 115,
-    "tags.`verdict`": 160,
+    "tags.`verdict`": 185,
     "params.`prompt`": 240,
     "tags.`seeds`": 65,
     "tags.`complete`": 80,
