@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from inoc_ray.results.headlines import headlines
 from inoc_ray.results.records import MAX_TAG
 from inoc_ray.results.report.in_short import in_short
-from inoc_ray.results.report.verdict import verdicts
+from inoc_ray.results.report.verdict import about_leaks, verdicts
 from inoc_ray.results.run_metrics import EFFECTS, LEVELS, RETENTION_ID, arm_estimates
 from inoc_ray.results.wording import missing_summary
 
@@ -56,16 +56,22 @@ def _description(experiment: str, study: StudyRecord, comparison: Comparison) ->
 
     MLflow shows the first line alone until somebody unfolds the rest.
     """
-    verdict = [short.text() for short in in_short(verdicts(comparison, {}))]
+    found = in_short(verdicts(comparison, {}))
     only = f"{comparison.rows[0].setting}, {comparison.rows[0].model}: " if len(comparison.groups()) == 1 else ""
     sentences = [f"- {sentence.removeprefix(only)}" for sentence in headlines(comparison)]
     of = "" if only else " ({0.setting}, {0.model})"
     claimed = [f"- {claim.says.rstrip('.')}{of.format(claim)}: **{claim.verdict}**" for claim in comparison.claims]
     link = f"[Compare the arms]({address(experiment)})"
-    first, *others = [*verdict, study.description] if verdict else [study.description]
+    said = [short.text() for short in found]
+    if len(found) == 1 and (listed := found[0].listed()):
+        # The line is short: the arms, by what is found of each, come before how many they are.
+        said = [listed, f"{found[0].sentence} {found[0].warning}".strip()]
+    first, *others = [*said, study.description]
     about = (
         f"A row of {link} is an arm, the mean over its seeds, which are below it; rates are out of distribution, in the context "
-        f"`{comparison.reference}`. The run **{study.name}** has the report and all numbers."
+        f"`{comparison.reference}`; a duration is the time of an arm's fine-tunes together. Intervals are 95 % each; p-values are "
+        f"adjusted by Holm, the intervals are not. Leak: {about_leaks(comparison)} The run **{study.name}** has the report and all "
+        "numbers."
     )
     parts = [f"{link} · {first}", missing_summary(comparison), *others, about, *sentences, *claimed]
     text = ""
@@ -85,22 +91,24 @@ def _view(comparison: Comparison) -> str:
     # Where each trait has a column, "undesired" is one of them again, another in each arm.
     if any(name not in (*LEVELS.values(), *EFFECTS.values()) for name in names):
         names = {name: None for name in names if name not in LEVELS.values()}
-    columns = [f"ci.{name}" for name in list(names)[:_COLUMNS]]
+    # What is read first stands where no one has to scroll: the rates, and of each question one number.
+    later = [name for name in (EFFECTS["selectivity"], EFFECTS["conditionalisation"]) if name in names]
+    columns = [f"ci.{name}" for name in [*(name for name in names if name not in later), *later][:_COLUMNS]]
     if "ci.retention" in columns and any(
         e.measure == "retention_id" and e.value is not None for e in comparison.effects
     ):
-        columns.insert(columns.index("ci.retention") + 1, RETENTION_ID)
+        columns.append(RETENTION_ID)
     columns = [f"tags.`{name}`" for name in columns]
     incomplete = [] if comparison.complete else ["tags.`complete`"]
-    shown = ["tags.`verdict`", *incomplete, "params.`prompt`", "tags.`seeds`", *columns, "params.`kind`"]
+    before, after = ["tags.`verdict`", *incomplete, "params.`prompt`", "tags.`seeds`"], [*columns, "params.`kind`"]
     return json.dumps(
         {
             # MLflow's charts have the first ten runs otherwise, and no word that there are others.
             "runsHiddenMode": "SHOWALL",
-            "selectedColumns": [*shown, "attributes.`Duration`"],
+            "selectedColumns": [*before, "attributes.`Duration`", *after],
             # The grid calls the duration by its field; the run's name and time are pinned before all of these.
-            "columnOrder": [*shown, "duration"],
-            "columnWidths": {name: _WIDTHS.get(name, _INTERVAL) for name in (*shown, "duration")},
+            "columnOrder": [*before, "duration", *after],
+            "columnWidths": {name: _WIDTHS.get(name, _INTERVAL) for name in (*before, "duration", *after)},
             "orderByKey": "attributes.start_time",
             "orderByAsc": False,
         }

@@ -23,10 +23,13 @@ class InShort:
     warning: str
     """Of few fine-tunes; empty where there are more, or too few for any verdict."""
 
+    def listed(self) -> str:
+        """Return the points alone; empty if there are none."""
+        return "; ".join(f"{what}: {arms}" for what, arms in self.points)
+
     def text(self) -> str:
         """Return all of it as one paragraph."""
-        points = "; ".join(f"{what}: {arms}" for what, arms in self.points)
-        return " ".join(filter(None, [self.sentence, f"{points}." if points else "", self.warning]))
+        return " ".join(filter(None, [self.sentence, f"{self.listed()}." if self.points else "", self.warning]))
 
 
 def in_short(found: Sequence[Verdict]) -> list[InShort]:

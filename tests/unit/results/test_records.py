@@ -132,6 +132,9 @@ def test_an_arms_run_has_the_verdict_of_the_report_and_lasts_as_long_as_its_fine
     named = [column.removeprefix("tags.`").removesuffix("`") for column in shown if column.startswith("tags.")]
     assert {"verdict", "seeds", RETENTION_ID} <= set(named)
     assert set(named) <= set().union(*(run.tags for run in runs.values()))
+    # What the questions "how much", "at what price" and "where does it leak" are answered with comes first.
+    order = [name for name in named if name in ("ci.suppression", "ci.retention", "ci.leakage", "ci.selectivity")]
+    assert order == ["ci.suppression", "ci.retention", "ci.leakage", "ci.selectivity"]
     # Both traits have a column, so none is of "undesired", which is another trait in each arm.
     assert {"ci.capitals", "ci.spanish"} <= set(named)
     assert not {"ci.undesired", "ci.desired"} & set(named)

@@ -54,7 +54,8 @@ def test_the_first_line_is_the_verdict_and_a_link_to_the_view_and_no_sentence_is
     """MLflow shows that line alone until somebody unfolds the rest."""
     [short] = in_short(verdicts(comparison, {}))
     lines = note(comparison).split("\n\n")
-    assert lines[0] == f"[Compare the arms](#/experiments/1/runs?viewStateShareKey=arms) · {short.text()}"
+    assert lines[0] == f"[Compare the arms](#/experiments/1/runs?viewStateShareKey=arms) · {short.listed()}"
+    assert lines[1] == f"{short.sentence} {short.warning}"
     assert "toy: 4 arms" in lines
     claim: Any = SimpleNamespace(says="A prompt does what it says.", setting="toy", model="tiny", verdict="holds")
     *whole, end = note(replace(comparison, claims=(claim,) * 200)).split("\n\n")
