@@ -152,7 +152,7 @@ class LiveRuns:
         """Write a status into the runs that are left RUNNING, within STOP_SECONDS."""
         if self._open and self._status is None:
             with quiet(), environment(_CALLS, over=True):
-                _thread(self._end_quietly, status).join(STOP_SECONDS)
+                _thread(self._finish, status).join(STOP_SECONDS)
 
     def _work(self) -> None:
         # Not at once: the imports of MLflow would hold up those of Ray, for which the training waits.
@@ -164,17 +164,14 @@ class LiveRuns:
             if closing and self._status is None and self._client is None and (failed or not self._steps):
                 # It did not answer the last time, or there is nothing to send; the sync that follows says so, or writes everything.
                 return
-            status = self._status if closing else None
+            if closing and self._status is not None:
+                self._finish(self._status)
+                return
             try:
-                self._send(at_once=status is not None)
-                if status is not None:
-                    self._end(status)
+                self._send(at_once=False)
                 failed = False
                 wait = pause(time.monotonic() - began)
             except Exception as error:  # noqa: BLE001 - whatever MLflow, its database or the network raise, training goes on
-                if status is not None:
-                    # What cannot be sent is with the next sync; that the study goes on is not true any more.
-                    self._end_quietly(status)
                 self._client, failed = None, True
                 wait = min(2 * max(wait, FLUSH_SECONDS), RETRY_SECONDS)
                 if not told:
@@ -184,7 +181,7 @@ class LiveRuns:
                 return
 
     def _send(self, *, at_once: bool) -> None:
-        """Send what is recorded. at_once: also the steps of trials that had no run; else those wait for the next sending."""
+        """Send what is recorded. at_once: at the end, so also the steps of trials that had no run, which wait otherwise."""
         client = self._client or self._connect()
         with self._mutex:
             waiting, self._steps = self._steps, {}
@@ -198,7 +195,8 @@ class LiveRuns:
                 points = [point for step in steps for point in points_of(step)]
                 for run in self._runs[trial_id]:
                     self._begin(client, run, points)
-        self._log_system(client)
+        if not at_once:
+            self._log_system(client)
 
     def _open_all(self, client: MlflowClient, runs: Sequence[RunRecord]) -> None:
         """Show the runs of a trial as RUNNING, and that of the arm of each."""
@@ -265,20 +263,26 @@ class LiveRuns:
             self._later.pop(run.identity, None)
         return run_id
 
-    def _end_quietly(self, status: str) -> None:
-        # The command ends with an error of its own.
+    def _finish(self, status: str) -> None:
+        """Write the status and the steps that wait. There may be 3 s in all for it, so the study's run comes first."""
+        study = self._study_run.identity
+        self._terminate(status, [study])
+        # The command ends with an error of its own; what is not sent is with the next sync.
         with contextlib.suppress(Exception):
-            self._end(status)
+            self._send(at_once=True)
+        self._terminate(status, [study, *(identity for identity in reversed(self._open) if identity != study)])
 
-    def _end(self, status: str) -> None:
-        """Write the status: of the study's run first, then of those that were written last, as long as there is time."""
-        if self._client is None:
-            return
+    def _terminate(self, status: str, runs: Iterable[tuple[str, str]]) -> None:
+        """Write the status into those of the runs that are RUNNING, in this order, as long as there is time."""
+        from mlflow.tracking import MlflowClient
+
+        client = self._client or MlflowClient(self._uri)
         end = time.monotonic() + STOP_SECONDS
-        of_study = self._open.pop(self._study_run.identity)
-        for run_id in (of_study, *reversed(self._open.values())):
-            if time.monotonic() < end:
-                self._client.set_terminated(run_id, status)
+        for identity in runs:
+            if identity in self._open and time.monotonic() < end:
+                # One that fails says nothing of the next one.
+                with contextlib.suppress(Exception):
+                    client.set_terminated(self._open[identity], status)
 
 
 def _thread(work: Callable[..., None], *given: Any) -> threading.Thread:

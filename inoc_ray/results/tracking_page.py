@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from inoc_ray.results.headlines import headlines
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 VIEW = "arms"
 """The key of the view: `…/#/experiments/ID/runs?viewStateShareKey=arms`."""
 _MORE = "(The rest is in the report.)"
+_GAP = "\n\n"
 _COLUMNS = 8
 _INTERVAL = 120
 """Pixels of a column, for `1.00 [.95, 1.05]`: MLflow's own 100 cut it."""
@@ -58,9 +60,11 @@ def _description(experiment: str, study: StudyRecord, comparison: Comparison) ->
     """
     found = in_short(verdicts(comparison, {}))
     only = f"{comparison.rows[0].setting}, {comparison.rows[0].model}: " if len(comparison.groups()) == 1 else ""
-    sentences = [f"- {sentence.removeprefix(only)}" for sentence in headlines(comparison)]
+    sentences = [f"- {_plain(sentence.removeprefix(only))}" for sentence in headlines(comparison)]
     of = "" if only else " ({0.setting}, {0.model})"
-    claimed = [f"- {claim.says.rstrip('.')}{of.format(claim)}: **{claim.verdict}**" for claim in comparison.claims]
+    claimed = [
+        f"- {_plain(claim.says.rstrip('.') + of.format(claim))}: **{claim.verdict}**" for claim in comparison.claims
+    ]
     link = f"[Compare the arms]({address(experiment)})"
     said = [short.text() for short in found]
     if len(found) == 1 and (listed := found[0].listed()):
@@ -68,19 +72,26 @@ def _description(experiment: str, study: StudyRecord, comparison: Comparison) ->
         said = [listed, f"{found[0].sentence} {found[0].warning}".strip()]
     first, *others = [*said, study.description]
     about = (
-        f"A row of {link} is an arm, the mean over its seeds, which are below it; rates are out of distribution, in the context "
-        f"`{comparison.reference}`; a duration is the time of an arm's fine-tunes together. Intervals are 95 % each; p-values are "
-        f"adjusted by Holm, the intervals are not. Leak: {about_leaks(comparison)} The run **{study.name}** has the report and all "
-        "numbers."
+        f"In {link} each row is an arm: the mean over its seeds, which unfold below it; rates are out of distribution, in the "
+        f"context `{comparison.reference}`; a duration is the time of an arm's fine-tunes together. Intervals are 95 % each; "
+        f"p-values are adjusted by Holm, the intervals are not. Leak: {about_leaks(comparison)} The run **{study.name}** has the "
+        "report and all numbers."
     )
-    parts = [f"{link} · {first}", missing_summary(comparison), *others, about, *sentences, *claimed]
+    opening = " · ".join(filter(None, [link, _plain(first)]))
+    parts = [opening, missing_summary(comparison), *map(_plain, others), about, *sentences, *claimed]
     text = ""
     for part in filter(None, parts):
         # A sentence whose end is missing may say the opposite.
-        if len(text) + len(part) + len(_MORE) > MAX_TAG:
+        if len(text) + len(part) + len(_GAP) + len(_MORE) > MAX_TAG:
             return text + _MORE
-        text += f"{part}\n\n"
-    return text.rstrip()
+        text += part + _GAP
+    return text.removesuffix(_GAP)
+
+
+def _plain(text: str) -> str:
+    """Return text on one line without emphasis, code, tags and links; brackets alone, as around intervals, are none."""
+    without_tags = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text.replace("\n", " "))
+    return re.sub(r"([\\`*]|(?<=\])\()", r"\\\1", without_tags)
 
 
 def _view(comparison: Comparison) -> str:

@@ -133,7 +133,7 @@ def test_a_command_that_does_not_reach_its_end_says_so(
     with pytest.raises(type(error)):
         command()
     assert time.monotonic() - began < tracking_live.STOP_SECONDS + 1
-    assert {run["info"][1] for run in dump(uri).values()} == {status}
+    wait_for(lambda: {run["info"][1] for run in dump(uri).values()} == {status})
 
 
 def test_a_command_that_is_stopped_within_the_first_pause_leaves_what_it_knows_of_its_trial(tmp_path: Path) -> None:
@@ -155,27 +155,38 @@ def test_a_command_that_is_stopped_within_the_first_pause_leaves_what_it_knows_o
     assert len(run["points"]["loss"]) == 1
 
 
-def test_a_call_that_fails_at_the_end_does_not_leave_the_runs_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["log_batch", "set_terminated"])
+def test_a_call_that_fails_at_the_end_does_not_leave_the_other_runs_running(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from mlflow.tracking import MlflowClient
+
     monkeypatch.setattr(tracking_live, "FLUSH_SECONDS", 0.2)
     trials = timed(some_trials(tmp_path, seeds=1))
     uri, _ = embedded(tmp_path / "mlflow")
     (tmp_path / "mlflow").mkdir()
+    whole, refused = getattr(MlflowClient, call), []
 
-    def refuse(*_: Any, **__: Any) -> None:
+    def refuse_once(*given: Any, **named: Any) -> Any:
+        if refused:
+            return whole(*given, **named)
+        refused.append(given)
         raise OSError("not now")
 
     def command() -> None:
         with following(uri, trials, tmp_path / "mlflow" / "lock") as runs:
             runs.record(trials[1].trial_id, trials[1].curves[0])
-            wait_for(lambda: len(dump(uri)) == 3)
-            monkeypatch.setattr(tracking_live.LiveRuns, "_log_system", refuse)
+            wait_for(lambda: any(r["points"].get("loss") for r in dump(uri).values()))
+            monkeypatch.setattr(tracking_live, "FLUSH_SECONDS", 60.0)
+            time.sleep(0.5)
+            runs.record(trials[1].trial_id, trials[1].curves[1])
+            monkeypatch.setattr(MlflowClient, call, refuse_once)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         command()
-    assert {run["info"][1] for run in dump(uri).values()} == {"KILLED"}
+    wait_for(lambda: {run["info"][1] for run in dump(uri).values()} == {"KILLED"})
+    assert refused
 
 
 def test_a_server_that_is_gone_or_never_answers_costs_a_line_and_no_time(
@@ -233,7 +244,9 @@ def test_a_command_that_is_stopped_after_the_sending_says_so(tmp_path: Path) -> 
         with live(uri, STUDY, trials, lock=lambda: file_lock(lock, 5), artifact_root=root, tell=print) as runs:
             with runs.sending():
                 runs.record(trials[1].trial_id, trials[1].curves[0])
-            assert {run["info"][1] for run in dump(uri).values()} == {"RUNNING"}
+            state = dump(uri).values()
+            assert {run["info"][1] for run in state} == {"RUNNING"}
+            assert not any(run["points"].get("loss") for run in state), "they wait for the sync"
             raise KeyboardInterrupt
 
     before = dict(os.environ)
@@ -244,4 +257,6 @@ def test_a_command_that_is_stopped_after_the_sending_says_so(tmp_path: Path) -> 
         "baseline": "KILLED",
         "baseline-s0": "KILLED",
     }
+    run = next(run for run in dump(uri).values() if run["info"][0] == "baseline-s0")
+    assert (run["params"]["seed"], len(run["points"]["loss"])) == ("0", 1)
     assert dict(os.environ) == before

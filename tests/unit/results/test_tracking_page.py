@@ -57,8 +57,20 @@ def test_the_first_line_is_the_verdict_and_a_link_to_the_view_and_no_sentence_is
     assert lines[0] == f"[Compare the arms](#/experiments/1/runs?viewStateShareKey=arms) · {short.listed()}"
     assert lines[1] == f"{short.sentence} {short.warning}"
     assert "toy: 4 arms" in lines
-    claim: Any = SimpleNamespace(says="A prompt does what it says.", setting="toy", model="tiny", verdict="holds")
-    *whole, end = note(replace(comparison, claims=(claim,) * 200)).split("\n\n")
-    assert len("\n\n".join((*whole, end))) <= MAX_TAG
-    assert end == "(The rest is in the report.)"
-    assert whole[-1] == "- A prompt does what it says: **holds**"
+    for length in range(1, 60):
+        claim: Any = SimpleNamespace(
+            says=f"A prompt does {'x' * length}.", setting="toy", model="tiny", verdict="holds"
+        )
+        *whole, end = note(replace(comparison, claims=(claim,) * 300)).split("\n\n")
+        assert len("\n\n".join((*whole, end))) <= MAX_TAG
+        assert end == "(The rest is in the report.)"
+        assert whole[-1] == f"- A prompt does {'x' * length}: **holds**"
+
+
+def test_what_a_claim_says_is_text_and_no_markdown(comparison: Comparison) -> None:
+    says = "It is *sure*, `so`,\nsays <img src=x> [a page](http://elsewhere) in .9 [.8, 1.0]."
+    claim: Any = SimpleNamespace(says=says, setting="toy", model="tiny", verdict="holds")
+    said = note(replace(comparison, claims=(claim,))).split("\n\n")[-1]
+    assert (
+        said == r"- It is \*sure\*, \`so\`, says &lt;img src=x> [a page]\(http://elsewhere) in .9 [.8, 1.0]: **holds**"
+    )
