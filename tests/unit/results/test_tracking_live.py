@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 from tracked_study import STUDY, a_trial
 
+from inoc_ray.results.records import points_of
 from inoc_ray.results.tracking_live import LiveRuns
 
 
@@ -23,6 +24,6 @@ def test_a_run_stays_known_as_running_when_a_call_about_it_fails(tmp_path: Path)
     client = Mock()
     client.log_batch.side_effect = ConnectionError
     with pytest.raises(ConnectionError):
-        runs._log(client, run, [dict(trial.curves[0])])
+        runs._begin(client, run, list(points_of(trial.curves[0])))
     # The one that was written last comes last.
     assert list(runs._open.values()) == ["r0", "r1"]
