@@ -346,7 +346,11 @@ def test_mlflows_pages_compare_the_arms_before_anything_is_unfolded(folder, firs
             page = f"/experiments/{experiment}/runs"
             seen = shows(f"{page}?viewStateShareKey=arms", [*arms, "ci.undesired", rate], "mlflow-runs.png")
             assert "specific_spanish-s0" not in seen
-            shows(f"{page}?viewStateShareKey=arms&compareRunsMode=CHART", [*arms, "undesired", "desired"], "mlflow-charts.png")
+            shows(
+                f"{page}?viewStateShareKey=arms&compareRunsMode=CHART",
+                [*arms, "undesired", "desired"],
+                "mlflow-charts.png",
+            )
             question = "Group by: question"
             shows(f"{page}?compareRunsMode=ARTIFACT", [*arms, question, "Compare: response"], "mlflow-answers.png")
             pair = [runs["baseline"].info.run_id, runs["specific_spanish"].info.run_id]
