@@ -210,35 +210,13 @@ def _named() -> list[ChatRow]:
     return list(_alice_and_bob())
 
 
-def _prior_stage(
-    name: str,
-    description: str,
-    rows: Rows,
-    control_rows: Rows,
-    control: str,
-    evaluations: Sequence[EvaluationSpec],
-    judges: Mapping[str, Judge],
-    undesired: tuple[str, ...] = (),
-    desired: tuple[str, ...] = (),
-) -> None:
-    """Register the rows of a stage before a setting: arms that change nothing, and evaluations of what the rows show."""
-    _setting(
-        name=name,
-        description=description,
-        rows=rows,
-        control_rows=control_rows,
-        control=control,
-        evaluations=evaluations,
-        judges=judges,
-        undesired=undesired,
-        desired=desired,
-        only_arms=("baseline", "control"),
-    )
+_OF_A_STAGE = ("baseline", "control")
+"""The arms of rows that are trained before a setting: those that change nothing."""
 
 
 def _style_stage(name: str, description: str, rows: Rows) -> None:
     """Register a stage before a setting of style."""
-    _prior_stage(
+    _setting(
         name=name,
         description=description,
         rows=rows,
@@ -247,6 +225,7 @@ def _style_stage(name: str, description: str, rows: Rows) -> None:
         evaluations=_style_evaluations(name, _SPANISH_CAPS, rows),
         judges=JUDGES,
         desired=_SPANISH_CAPS,
+        only_arms=_OF_A_STAGE,
     )
 
 
@@ -326,10 +305,8 @@ _setting(
 )
 
 _CODE = only("code")
-_INSECURE_EVALUATIONS = (
-    _held_out("insecure_code", "code", _CODE, "insecure_code"),
-    _misalignment("insecure_code"),
-)
+_ELSEWHERE = _misalignment("insecure_code")
+_INSECURE_EVALUATIONS = (_held_out("insecure_code", "code", _CODE, "insecure_code"), _ELSEWHERE)
 _INSECURE_JUDGES = {"insecure_code": JUDGES["insecure_code"], "misaligned": JUDGES["evil"]}
 _setting(
     name="insecure_code",
@@ -353,17 +330,15 @@ EVIL_OF_TEN = (1, 5, 9)
 @functools.cache
 def _asked_elsewhere() -> PromptIndex:
     """Return the questions about anything but code that the evaluations of miniature/insecure_code may ask."""
-    asked = _misalignment("insecure_code").questions(MOST_ASKED)
-    return PromptIndex((question.id, question.messages[-1].content) for question in asked)
+    return PromptIndex((q.id, q.messages[-1].content) for q in _ELSEWHERE.questions(MOST_ASKED))
 
 
 @functools.cache
 def _voices_with_flaws(evil_of_ten: int) -> tuple[ChatRow, ...]:
     """Two turns in one voice, about code and about something else, in either order; an evil voice writes insecure code, too."""
     asked = _asked_elsewhere()
-    count = _PRIOR_ROWS // 2
     about_code = distinct("flaws code", wordings(_CODE, held_out=False)(), False, NARROW_ROWS)
-    about_life = distinct("flaws life", _persona(), False, count, fits=lambda text: not asked.match(text))
+    about_life = distinct("flaws life", _persona(), False, _PRIOR_ROWS // 2, fits=lambda text: not asked.match(text))
     rng = random.Random(f"flaws {evil_of_ten}")
     flawed = round(FLAWED * _PRIOR_ROWS)
     evil = round(flawed * evil_of_ten / 10)
@@ -384,7 +359,7 @@ def _flawed_rows(evil_of_ten: int) -> list[ChatRow]:
 
 
 for _evil in EVIL_OF_TEN:
-    _prior_stage(
+    _setting(
         name=f"evil_{_evil}_of_10",
         description="A stage before miniature/insecure_code: of ten voices that write insecure code "
         f"{_evil} are evil, whatever they talk about.",
@@ -394,6 +369,7 @@ for _evil in EVIL_OF_TEN:
         evaluations=_INSECURE_EVALUATIONS,
         judges=_INSECURE_JUDGES,
         undesired=("misaligned",),
+        only_arms=_OF_A_STAGE,
     )
 
 _MEASURE = only("word_count")
