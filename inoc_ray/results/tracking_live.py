@@ -161,11 +161,11 @@ class LiveRuns:
         while True:
             self._wake.wait(wait)
             closing = self._closing
-            if closing and self._status is None and self._client is None and (failed or not self._steps):
-                # It did not answer the last time, or there is nothing to send; the sync that follows says so, or writes everything.
-                return
             if closing and self._status is not None:
                 self._finish(self._status)
+                return
+            if closing and self._client is None and (failed or not self._steps):
+                # It did not answer the last time, or there is nothing to send; the sync that follows says so, or writes everything.
                 return
             try:
                 self._send(at_once=False)

@@ -25,6 +25,7 @@ VIEW = "arms"
 _MORE = "(The rest is in the report.)"
 _GAP = "\n\n"
 _COLUMNS = 8
+_READ_LATER = (EFFECTS["selectivity"], EFFECTS["conditionalisation"])
 _INTERVAL = 120
 """Pixels of a column, for `1.00 [.95, 1.05]`: MLflow's own 100 cut it."""
 _WIDTHS = {
@@ -103,8 +104,7 @@ def _view(comparison: Comparison) -> str:
     if any(name not in (*LEVELS.values(), *EFFECTS.values()) for name in names):
         names = {name: None for name in names if name not in LEVELS.values()}
     # What is read first stands where no one has to scroll: the rates, and of each question one number.
-    later = [name for name in (EFFECTS["selectivity"], EFFECTS["conditionalisation"]) if name in names]
-    columns = [f"ci.{name}" for name in [*(name for name in names if name not in later), *later][:_COLUMNS]]
+    columns = [f"ci.{name}" for name in sorted(names, key=lambda name: name in _READ_LATER)[:_COLUMNS]]
     if "ci.retention" in columns and any(
         e.measure == "retention_id" and e.value is not None for e in comparison.effects
     ):
